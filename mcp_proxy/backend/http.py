@@ -1,0 +1,366 @@
+"""HTTP towards the backend: requests by treq, bodies as they come, and how far a failed request got.
+
+Nothing here follows a redirect, decodes a stream, keeps a cookie beyond one session or sends a request twice.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Callable
+from http.cookiejar import CookieJar
+from typing import Any, Protocol
+from urllib.parse import unquote, urlsplit
+
+import treq.client
+from attrs import define, frozen
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.error import (
+    ConnectError,
+    ConnectionClosed,
+    ConnectionDone,
+    ConnectionRefusedError,
+    DNSLookupError,
+)
+from twisted.internet.interfaces import IConsumer, IReactorTime
+from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.internet.protocol import connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone, ResponseFailed
+from twisted.web.http_headers import Headers as WebHeaders
+from twisted.web.iweb import IAgent, IBodyProducer, IResponse
+from zope.interface import implementer
+
+from mcp_proxy.wire.headers import Headers
+
+#: Idle connections are given up before the backend does it; uvicorn closes them after 5 s.
+IDLE_CONNECTION_TIMEOUT = 4.0
+MAX_IDLE_CONNECTIONS = 32
+
+
+class RequestFailed(Exception):
+    """No answer came. ``sent`` tells whether the backend may have got the request all the same."""
+
+    def __init__(self, reason: str, sent: bool) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.sent = sent
+
+
+@frozen
+class Target:
+    """Where the backend is: ``url`` has no credentials and no slash at its end."""
+
+    url: str
+    host: str
+    port: int
+    authorization: bytes = b""
+
+    @classmethod
+    def of(cls, url: str) -> Target:
+        """Take BACKEND_URL apart."""
+        parts = urlsplit(url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        user_info, _, address = parts.netloc.rpartition("@")
+        encoded = b64encode(unquote(user_info).encode()) if user_info else b""
+        return cls(
+            f"{parts.scheme}://{address}{parts.path.rstrip('/')}",
+            parts.hostname or "",
+            port,
+            b"Basic " + encoded if encoded else b"",
+        )
+
+    def with_credentials(self, headers: Headers) -> Headers:
+        """The headers, with the credentials of BACKEND_URL if the client has brought none."""
+        if not self.authorization or any(name.lower() == b"authorization" for name, _ in headers):
+            return headers
+        return (*headers, (b"Authorization", self.authorization))
+
+
+class IBodyReceiver(Protocol):
+    """Whom the body of an answer is told to."""
+
+    def body_received(self, data: bytes) -> None:
+        """More of it."""
+
+    def body_ended(self, reason: str) -> None:
+        """No more of it."""
+
+
+@define
+class Response:
+    """An answer whose body is still to come; it must be delivered or discarded at once."""
+
+    status: int
+    headers: Headers
+    _original: IResponse
+    _body: _Body | None = None
+
+    def header(self, name: bytes) -> bytes:
+        """The value of a header, or nothing."""
+        return next((value for own, value in self.headers if own.lower() == name), b"")
+
+    def deliver(self, receiver: IBodyReceiver) -> None:
+        """Hand the body over as it comes."""
+        self._body = _Body(receiver)
+        self._original.deliverBody(self._body)
+
+    def pause(self) -> None:
+        """Take nothing from the network for now."""
+        if self._body is not None:
+            self._body.pause(True)
+
+    def resume(self) -> None:
+        """Go on."""
+        if self._body is not None:
+            self._body.pause(False)
+
+    def abort(self) -> None:
+        """Close the connection; the receiver hears nothing more."""
+        if self._body is None:
+            self.deliver(_Nobody())
+        if self._body is not None:
+            self._body.abort()
+
+    def collect(self, limit: int, clock: IReactorTime, timeout: float) -> Deferred[bytes]:
+        """The body, at most ``limit`` bytes of it, or what came of it within ``timeout`` seconds."""
+        collector = _Collector(limit)
+        self.deliver(collector)
+        deadline = clock.callLater(timeout, collector.body_ended, "timed out")
+
+        def finished(data: bytes) -> bytes:
+            if deadline.active():
+                deadline.cancel()
+            self.abort()
+            return data
+
+        return collector.done.addCallback(finished)
+
+    def discard(self) -> None:
+        """Read the body and forget it, so that the connection can be used again."""
+        self.deliver(_Nobody())
+
+
+class _Nobody:
+    def body_received(self, data: bytes) -> None:
+        pass
+
+    def body_ended(self, reason: str) -> None:
+        pass
+
+
+class _Collector:
+    def __init__(self, limit: int) -> None:
+        self.done: Deferred[bytes] = Deferred(lambda _: None)
+        self._limit = limit
+        self._data = b""
+
+    def body_received(self, data: bytes) -> None:
+        self._data = (self._data + data)[: self._limit]
+        if len(self._data) == self._limit:
+            self.body_ended("long enough")
+
+    def body_ended(self, reason: str) -> None:
+        if not self.done.called:
+            self.done.callback(self._data)
+
+
+class _Body(TwistedProtocol):
+    """Between Twisted's body protocol and a receiver."""
+
+    log = Logger()
+
+    def __init__(self, receiver: IBodyReceiver) -> None:
+        self._receiver: IBodyReceiver = receiver
+        self._paused = False
+
+    def connectionMade(self) -> None:
+        self._apply()
+
+    def pause(self, paused: bool) -> None:
+        if paused is not self._paused:
+            self._paused = paused
+            self._apply()
+
+    def _apply(self) -> None:
+        transport: Any = self.transport
+        if transport is None:
+            return
+        if self._paused:
+            transport.pauseProducing()
+        else:
+            transport.resumeProducing()
+
+    def abort(self) -> None:
+        self._receiver = _Nobody()
+        transport: Any = self.transport
+        if transport is not None:
+            transport.loseConnection()
+
+    def dataReceived(self, data: bytes) -> None:
+        try:
+            self._receiver.body_received(data)
+        except Exception:  # Twisted loses what is raised here (#9187)
+            self.log.failure("a message of the backend's could not be handled")
+            receiver = self._receiver
+            self.abort()
+            receiver.body_ended("a message of the backend's could not be handled")
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        receiver, self._receiver = self._receiver, _Nobody()
+        receiver.body_ended("the stream ended" if reason.check(ResponseDone) else describe(reason))
+
+
+@implementer(IBodyProducer)
+class _BytesBody:
+    """A request body that tells when it is handed to the network."""
+
+    def __init__(self, data: bytes, sending: Callable[[], None]) -> None:
+        self.length = len(data)
+        self.sent = False
+        self._data = data
+        self._sending = sending
+
+    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
+        self.sent = True
+        self._sending()
+        consumer.write(self._data)
+        return succeed(None)
+
+    def pauseProducing(self) -> None:
+        pass
+
+    def resumeProducing(self) -> None:
+        pass
+
+    def stopProducing(self) -> None:
+        pass
+
+
+@implementer(IAgent)
+@frozen
+class _PlainAgent:
+    """An agent that asks for no compression: treq would, and a compressed event stream is a late one."""
+
+    _agent: IAgent
+
+    def request(
+        self,
+        method: bytes,
+        uri: bytes,
+        headers: WebHeaders | None = None,
+        bodyProducer: IBodyProducer | None = None,
+    ) -> Deferred[IResponse]:
+        headers = WebHeaders() if headers is None else headers.copy()
+        headers.setRawHeaders(b"accept-encoding", [b"identity"])
+        return self._agent.request(method, uri, headers, bodyProducer)
+
+
+class BackendHTTP:
+    """The connections to the backend.
+
+    :param reactor: makes connections (TCP, TLS, names) and keeps time.
+    :param connect_timeout: seconds until a connection attempt is given up.
+    """
+
+    def __init__(self, reactor: Any, connect_timeout: float) -> None:
+        self._reactor = reactor
+        self._pool = HTTPConnectionPool(reactor, persistent=True)
+        self._pool.retryAutomatically = False
+        self._pool.maxPersistentPerHost = MAX_IDLE_CONNECTIONS
+        self._pool.cachedConnectionTimeout = IDLE_CONNECTION_TIMEOUT
+        single_use = HTTPConnectionPool(reactor, persistent=False)
+        self._pooled = _PlainAgent(Agent(reactor, connectTimeout=connect_timeout, pool=self._pool))
+        self._fresh = _PlainAgent(Agent(reactor, connectTimeout=connect_timeout, pool=single_use))
+
+    def client(self) -> BackendClient:
+        """Requests of one session: cookies of the backend's stay within it."""
+        jar = CookieJar()
+        return BackendClient(
+            self._reactor,
+            pooled=treq.client.HTTPClient(self._pooled, jar, _as_is),
+            fresh=treq.client.HTTPClient(self._fresh, jar, _as_is),
+        )
+
+    def forget_connections(self) -> Deferred[None]:
+        """Close the idle connections: their other end has gone or is about to go."""
+        return self._pool.closeCachedConnections()
+
+
+def _as_is(body: Any) -> Any:
+    return body
+
+
+@frozen
+class BackendClient:
+    """Requests of one session."""
+
+    _reactor: Any
+    _pooled: treq.client.HTTPClient
+    _fresh: treq.client.HTTPClient
+
+    def open(
+        self,
+        method: str,
+        url: str,
+        headers: Headers,
+        body: bytes | None = None,
+        *,
+        reuse: bool = False,
+        sending: Callable[[], None] = lambda: None,
+    ) -> Deferred[Response]:
+        """Send a request; fires with the answer's head.
+
+        :param reuse: whether an idle connection will do. It may turn out to be closed, when nobody knows whether
+            the request got through, so only what can be repeated may use it.
+        :param sending: called when the body is about to be handed to the network.
+        :raises RequestFailed: (by the Deferred) there is no answer.
+        """
+        client = self._pooled if reuse else self._fresh
+        producer = None if body is None else _BytesBody(body, sending)
+        web_headers = WebHeaders()
+        for name, value in headers:
+            web_headers.addRawHeader(name, value)
+
+        def answered(response: IResponse) -> Response:
+            return Response(
+                response.code,
+                tuple((name, value) for name, values in response.headers.getAllRawHeaders() for value in values),
+                response,
+            )
+
+        def failed(failure: Failure) -> None:
+            raise RequestFailed(describe(failure), sent=producer is not None and producer.sent) from failure.value
+
+        requested = client.request(
+            method,
+            url,
+            headers=web_headers,
+            data=producer,
+            allow_redirects=False,
+            unbuffered=True,
+            reactor=self._reactor,
+        )
+        return requested.addCallbacks(answered, failed)
+
+
+def describe(failure: Failure) -> str:
+    """What went wrong, in a few words without addresses or secrets."""
+    reasons = getattr(failure.value, "reasons", None)
+    while reasons:
+        failure = next((each for each in reasons if not each.check(ConnectionDone)), reasons[0])
+        reasons = getattr(failure.value, "reasons", None)
+    error = failure.value
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused"
+    if isinstance(error, DNSLookupError):
+        return "its name cannot be resolved"
+    if isinstance(error, ConnectionDone):
+        return "the connection was closed"
+    if isinstance(error, (ConnectError, ConnectionClosed)):
+        return (type(error).__doc__ or "the connection failed").strip().rstrip(".").lower()
+    if isinstance(error, ResponseFailed):
+        return "the answer was cut off"
+    if "certificate verify failed" in str(error):
+        return "its TLS certificate could not be verified"
+    return type(error).__name__

@@ -1,0 +1,286 @@
+"""A link over HTTP+SSE (revision 2024-11-05): one event stream in, one POST for each message out."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from hyperlink import URL, URLParseError
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from mcp_proxy.backend.http import BackendClient, RequestFailed, Response
+from mcp_proxy.session.interfaces import Challenge, ILinkOwner, Loss, Outgoing, Refusal
+from mcp_proxy.wire import jsonrpc
+from mcp_proxy.wire.errors import NotJSON, NotJSONRPC
+from mcp_proxy.wire.headers import Headers
+from mcp_proxy.wire.sse import Decoder, Event
+
+#: How many POSTs of one link may be under way, and how many messages may wait for their turn.
+MAX_POSTS = 64
+MAX_QUEUED = 2000
+#: For how many seconds a message that must keep its place waits for a slow acknowledgement of the others.
+ORDER_WAIT = 2.0
+#: How much of a refusal's body is kept for the client.
+MAX_REFUSAL_BYTES = 64 * 1024
+
+
+class HTTPSSELink:
+    """One link. It is opened with :meth:`open` and over with :meth:`close` or ``owner.link_lost``.
+
+    :param owner: is told what happens.
+    :param url: where the event stream is.
+    :param headers: what goes with every request of the session.
+    :param open_timeout: seconds until the backend must have told where messages go.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        owner: ILinkOwner,
+        client: BackendClient,
+        clock: IReactorTime,
+        url: str,
+        headers: Headers,
+        *,
+        max_event_bytes: int,
+        open_timeout: float,
+    ) -> None:
+        self._owner = owner
+        self._client = client
+        self._clock = clock
+        self._url = URL.from_text(url)
+        self._headers = headers
+        self._open_timeout = open_timeout
+        self._decoder = Decoder(max_event_bytes)
+        self._post_url = ""
+        self._stream: Response | None = None
+        self._closed = False
+        self._paused = False
+        self._queue: deque[Outgoing] = deque()
+        self._posts: dict[Outgoing, Deferred[Response]] = {}
+        self._barriers = 0
+        self._opening: Deferred[None] | None = None
+        self._timers: dict[str, IDelayedCall] = {}
+
+    # -- the stream --------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Connect. The owner is told of the outcome."""
+        self._timers["open"] = self._clock.callLater(self._open_timeout, self._open_timed_out)
+        headers = (*self._headers, (b"Accept", b"text/event-stream"), (b"Cache-Control", b"no-store"))
+        opening = self._client.open("GET", self._url.to_text(), headers)
+        self._opening = opening.addCallbacks(self._head_received, self._not_opened)
+        self._opening.addErrback(self._broken)
+
+    def _open_timed_out(self) -> None:
+        del self._timers["open"]
+        where = "did not answer" if self._stream is None else "opened a stream but sent no endpoint event"
+        self._lose(Loss(f"the backend {where} in {self._open_timeout:g} s", reachable=False))
+
+    def _not_opened(self, failure: Failure) -> None:
+        failure.trap(RequestFailed)
+        self._lose(Loss(failure.value.reason, reachable=False))
+
+    def _broken(self, failure: Failure) -> None:
+        self.log.failure("link could not be opened", failure)
+        self._lose(Loss("the proxy could not open the link", reachable=True))
+
+    def _head_received(self, response: Response) -> None:
+        if self._closed:
+            response.abort()
+            return
+        kind = response.header(b"content-type").partition(b";")[0].strip().lower()
+        if response.status in (401, 403):
+            self._challenged(response).addCallback(
+                lambda challenge: self._lose(
+                    Loss(f"the backend answered {response.status}", reachable=True, challenge=challenge)
+                )
+            )
+        elif response.status != 200:
+            response.abort()
+            hint = " (redirects are not followed)" if 300 <= response.status < 400 else ""
+            gateway = response.status in (502, 503, 504)
+            self._lose(Loss(f"the backend answered {response.status}{hint}", reachable=not gateway))
+        elif kind != b"text/event-stream":
+            response.abort()
+            shown = kind.decode("ascii", "replace")[:60] or "nothing"
+            self._lose(Loss(f"the backend answered {shown} instead of text/event-stream", reachable=True))
+        else:
+            self._stream = response
+            response.deliver(self)
+            if self._paused:
+                response.pause()
+
+    def body_received(self, data: bytes) -> None:
+        """Bytes of the stream."""
+        for event in self._decoder.feed(data):
+            if self._closed:
+                return
+            if not isinstance(event, Event):
+                self._owner.link_oversized(self, event)
+            elif event.type == "endpoint":
+                self._endpoint_told(event.data)
+            elif event.type == "message" and event.data:
+                self._message_received(event.data)
+
+    def body_ended(self, reason: str) -> None:
+        """The stream is over."""
+        self._lose(Loss(reason, reachable=False))
+
+    def _endpoint_told(self, data: bytes) -> None:
+        try:
+            target = self._url.click(data.decode("utf-8").strip())
+        except (URLParseError, UnicodeDecodeError, ValueError):
+            self._lose(Loss("the backend's endpoint event holds no URL", reachable=True))
+            return
+        if (target.scheme, target.host, target.port) != (self._url.scheme, self._url.host, self._url.port):
+            self._lose(Loss("the backend's endpoint event names another origin, which is refused", reachable=True))
+            return
+        is_first, self._post_url = not self._post_url, target.to_text()
+        if is_first:
+            self._timers.pop("open").cancel()
+            self._owner.link_opened(self)
+
+    def _message_received(self, data: bytes) -> None:
+        try:
+            message = jsonrpc.parse(data)
+        except (NotJSON, NotJSONRPC) as error:
+            self.log.warn("event of the backend's dropped: {reason}", reason=error.message)
+            return
+        self._owner.link_received(self, message)
+
+    def pause(self) -> None:
+        """Receive nothing for now."""
+        self._paused = True
+        if self._stream is not None:
+            self._stream.pause()
+
+    def resume(self) -> None:
+        """Receive again."""
+        self._paused = False
+        if self._stream is not None:
+            self._stream.resume()
+
+    def close(self) -> None:
+        """The end: nothing more is sent, nothing more is told."""
+        if self._closed:
+            return
+        self._closed = True
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        self._queue.clear()
+        if self._stream is not None:
+            self._stream.abort()
+        elif self._opening is not None:
+            self._opening.cancel()
+        for post in list(self._posts.values()):
+            post.cancel()
+
+    def _lose(self, loss: Loss) -> None:
+        if not self._closed:
+            self.close()
+            self._owner.link_lost(self, loss)
+
+    # -- messages ----------------------------------------------------------------------------------------------
+
+    def send(self, outgoing: Outgoing) -> None:
+        """Post a message. Requests may overtake each other, a barrier neither overtakes nor is overtaken."""
+        if self._closed:
+            return
+        if len(self._queue) >= MAX_QUEUED:
+            self._owner.link_refused(self, outgoing, Refusal(0, "too many messages wait for the backend"))
+            return
+        self._queue.append(outgoing)
+        self._pump()
+
+    def _pump(self) -> None:
+        while self._queue and not self._closed:
+            outgoing = self._queue[0]
+            if len(self._posts) >= MAX_POSTS:
+                return
+            if self._barriers or (outgoing.barrier and self._posts):
+                if "order" not in self._timers:
+                    self._timers["order"] = self._clock.callLater(ORDER_WAIT, self._waited_enough)
+                return
+            self._next()
+
+    def _waited_enough(self) -> None:
+        """The backend acknowledges slowly: it will have read the earlier messages by now."""
+        del self._timers["order"]
+        if self._queue:
+            self._next()
+        self._pump()
+
+    def _next(self) -> None:
+        timer = self._timers.pop("order", None)
+        if timer is not None:
+            timer.cancel()
+        outgoing = self._queue.popleft()
+        self._barriers += outgoing.barrier
+        self._post(outgoing, reuse=outgoing.repeatable)
+
+    def _post(self, outgoing: Outgoing, reuse: bool) -> None:
+        headers = (*outgoing.headers, (b"Content-Type", b"application/json"))
+        post = self._client.open(
+            "POST",
+            self._post_url,
+            headers,
+            outgoing.raw,
+            reuse=reuse,
+            sending=lambda: self._sending(outgoing),
+        )
+        self._posts[outgoing] = post
+        done = post.addCallbacks(self._posted, self._post_failed, (outgoing,), None, (outgoing, reuse), None)
+        done.addErrback(lambda failure: self.log.failure("message could not be posted", failure))
+
+    def _sending(self, outgoing: Outgoing) -> None:
+        if not self._closed:
+            self._owner.link_sent(self, outgoing)
+
+    def _post_over(self, outgoing: Outgoing) -> None:
+        self._posts.pop(outgoing, None)
+        self._barriers -= outgoing.barrier
+
+    def _posted(self, response: Response, outgoing: Outgoing) -> None:
+        self._post_over(outgoing)
+        if self._closed:
+            response.abort()
+            return
+        if response.status in (401, 403):
+            self._challenged(response).addCallback(self._refused, response.status, outgoing)
+        else:
+            response.discard()
+            if 200 <= response.status < 300:
+                self._owner.link_accepted(self, outgoing)
+            else:
+                self._refused(None, response.status, outgoing)
+        self._pump()
+
+    def _refused(self, challenge: Challenge | None, status: int, outgoing: Outgoing) -> None:
+        if not self._closed:
+            refusal = Refusal(status, f"the backend answered {status} to a message", challenge)
+            self._owner.link_refused(self, outgoing, refusal)
+
+    def _post_failed(self, failure: Failure, outgoing: Outgoing, reuse: bool) -> None:
+        failure.trap(RequestFailed)
+        if reuse and not self._closed:
+            self._post(outgoing, reuse=False)  # the idle connection was closed; this message may be repeated
+            return
+        self._post_over(outgoing)
+        if not self._closed:
+            self._owner.link_refused(self, outgoing, Refusal(0, failure.value.reason))
+            self._pump()
+
+    def _challenged(self, response: Response) -> Deferred[Challenge]:
+        """A refusal that the client should see as it came."""
+        shown = tuple(
+            (name, value)
+            for name, value in response.headers
+            if name.lower() in (b"www-authenticate", b"content-type", b"retry-after")
+        )
+        body = response.collect(MAX_REFUSAL_BYTES, self._clock, self._open_timeout)
+        return body.addCallback(lambda text: Challenge(response.status, shown, text))

@@ -1,0 +1,1 @@
+"""Effects towards clients: routes, guards, streams, status pages."""

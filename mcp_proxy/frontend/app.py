@@ -1,0 +1,108 @@
+"""Routes to handlers, and nothing else; whatever is raised on the way becomes a JSON answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from klein import Klein
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.iweb import IRequest
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
+
+from mcp_proxy.frontend.guard import Guard
+from mcp_proxy.frontend.http_sse import HTTPSSEFront
+from mcp_proxy.frontend.status import StatusPages
+from mcp_proxy.frontend.stream import ClientRequest
+from mcp_proxy.wire.errors import MethodRefused, NoSuchPath, ProxyError
+
+Handler = Callable[[ClientRequest], None]
+
+
+class App:
+    """The site's resource is ``App(...).klein.resource()``."""
+
+    log = Logger()
+    klein = Klein()
+
+    def __init__(
+        self, guard: Guard, sse: HTTPSSEFront, status: StatusPages, clock: IReactorTime, stall_timeout: float
+    ) -> None:
+        self._guard = guard
+        self._sse = sse
+        self._status = status
+        self._clock = clock
+        self._stall_timeout = stall_timeout
+
+    def _serve(self, request: IRequest, handler: Handler) -> Deferred[None]:
+        """Answer a request. The Deferred fires when that is done; the work itself is not the route's to cancel."""
+        taken = ClientRequest.of(request, self._clock, self._stall_timeout)
+        try:
+            self._guard.admit(taken)
+            handler(taken)
+        except ProxyError as error:
+            taken.stream.fail(error)
+        except Exception:
+            self.log.failure("{method} {path} failed", method=taken.method, path=_route_of(taken.path))
+            taken.stream.fail(ProxyError("The proxy failed; its log says why."))
+        return taken.stream.done()
+
+    @klein.route("/mcp/sse", methods=["GET"])
+    def stream(self, request: IRequest) -> Deferred[None]:
+        """The stream of an HTTP+SSE client."""
+        return self._serve(request, self._sse.open_stream)
+
+    @klein.route("/mcp/messages/<path:token>", methods=["POST"])
+    def message(self, request: IRequest, token: str) -> Deferred[None]:
+        """A message of an HTTP+SSE client."""
+        return self._serve(request, lambda taken: self._sse.post(taken, token))
+
+    @klein.route("/health", methods=["GET"])
+    def health(self, request: IRequest) -> Deferred[None]:
+        """Is the proxy alive, and how is the backend?"""
+        return self._serve(request, self._status.health)
+
+    @klein.route("/ready", methods=["GET"])
+    def ready(self, request: IRequest) -> Deferred[None]:
+        """Can new clients be served?"""
+        return self._serve(request, self._status.ready)
+
+    @klein.route("/", methods=["GET"])
+    def index(self, request: IRequest) -> Deferred[None]:
+        """What is this?"""
+        return self._serve(request, self._status.index)
+
+    @klein.handle_errors(HTTPException)
+    def no_route(self, request: IRequest, failure: Failure) -> Deferred[None]:
+        """Routing failed: no such path, or not with this method."""
+
+        def refuse(taken: ClientRequest) -> None:
+            if isinstance(failure.value, MethodNotAllowed):
+                allowed = ", ".join(sorted(failure.value.valid_methods or ()))
+                error = MethodRefused(f"{_shown(taken.method)} is not allowed here; use {allowed}.")
+                taken.stream.fail(error, ((b"allow", allowed.encode()),))
+            else:
+                raise NoSuchPath()
+
+        return self._serve(request, refuse)
+
+    @klein.handle_errors(Exception)
+    def broken(self, request: IRequest, failure: Failure) -> Deferred[None]:
+        """Klein itself could not make sense of the request."""
+
+        def refuse(taken: ClientRequest) -> None:
+            raise NoSuchPath()
+
+        return self._serve(request, refuse)
+
+
+def _route_of(path: str) -> str:
+    """A path without the session in it."""
+    return path[: path.rfind("/") + 1] + "..." if path.startswith("/mcp/messages/") else path
+
+
+def _shown(method: Any) -> str:
+    return "".join(char for char in str(method)[:20] if char.isprintable())

@@ -1,0 +1,95 @@
+"""Who may ask at all: Origin and Host of every request, and what kind of body a message may come in.
+
+A page in a browser can reach a server on this machine. Its Origin, which it cannot forge, or the name under which
+it found us give it away (DNS rebinding; MCP specification, "Transports", security warning).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from urllib.parse import urlsplit
+
+from attrs import frozen
+
+from mcp_proxy.frontend.stream import ClientRequest
+from mcp_proxy.wire.errors import HostRefused, LengthRequired, NotAcceptable, OriginRefused, UnsupportedMediaType
+
+_LOOPBACK = frozenset(("localhost", "127.0.0.1", "::1"))
+ANY = "*"
+
+
+@frozen
+class Guard:
+    """What is admitted.
+
+    :ivar origins: origins such as ``https://ide.example``; none means those on this machine, ``*`` any.
+    :ivar hosts: host names, with or without port; none means those of this machine, ``*`` any.
+    """
+
+    origins: Collection[str] = ()
+    hosts: Collection[str] = ()
+
+    def admit(self, request: ClientRequest) -> None:
+        """Let a request pass.
+
+        :raises OriginRefused: it comes from a page elsewhere.
+        :raises HostRefused: it was sent to a name that is not ours.
+        """
+        host = request.header(b"host").decode("latin-1")
+        if not self._is_our_host(host):
+            raise HostRefused(f"Host {_shown(host)} is not served here. Add it to ALLOWED_HOSTS to admit it.")
+        origin = request.header(b"origin").decode("latin-1")
+        if origin and not self._is_our_origin(origin):
+            raise OriginRefused(f"Origin {_shown(origin)} is not allowed. Add it to ALLOWED_ORIGINS to admit it.")
+
+    def _is_our_host(self, host: str) -> bool:
+        if ANY in self.hosts:
+            return True
+        name = _hostname(f"//{host}")
+        if self.hosts:
+            return host.lower() in self.hosts or name in self.hosts
+        return name in _LOOPBACK
+
+    def _is_our_origin(self, origin: str) -> bool:
+        if ANY in self.origins:
+            return True
+        if self.origins:
+            return origin.lower() in self.origins
+        return origin.lower().startswith(("http://", "https://")) and _hostname(origin) in _LOOPBACK
+
+
+def check_message_head(request: ClientRequest) -> None:
+    """Whether a POST can carry a message.
+
+    :raises UnsupportedMediaType: its body is not said to be JSON.
+    :raises LengthRequired: it has no body, as HTTP goes.
+    """
+    kind = request.header(b"content-type").partition(b";")[0].strip().lower()
+    if not request.header(b"content-length") and not request.header(b"transfer-encoding"):
+        raise LengthRequired()
+    if kind != b"application/json":
+        raise UnsupportedMediaType(
+            f"The body must be application/json, not {_shown(kind.decode('latin-1')) or 'untyped'}."
+        )
+
+
+def check_stream_head(request: ClientRequest) -> None:
+    """Whether the client can read an event stream.
+
+    :raises NotAcceptable: it says that it cannot.
+    """
+    accept = request.header(b"accept").lower()
+    if accept and not any(kind in accept for kind in (b"text/event-stream", b"text/*", b"*/*")):
+        raise NotAcceptable()
+
+
+def _hostname(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
+def _shown(text: str) -> str:
+    """A header of the client's, safe to be repeated to it."""
+    return "".join(char for char in text[:100] if char.isprintable())

@@ -1,0 +1,75 @@
+"""What operators and their machines ask: ``/health``, ``/ready`` and ``/``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from twisted.internet.interfaces import IReactorTime
+
+from mcp_proxy import __version__
+from mcp_proxy.backend.health import Health
+from mcp_proxy.frontend.stream import ClientRequest
+from mcp_proxy.session.registry import Registry
+
+
+class StatusPages:
+    """The pages.
+
+    :param backend_url: as it may be shown, without credentials.
+    """
+
+    def __init__(self, registry: Registry, health: Health, clock: IReactorTime, backend_url: str) -> None:
+        self._registry = registry
+        self._health = health
+        self._clock = clock
+        self._backend_url = backend_url
+        self._started = clock.seconds()
+        self.is_stopping = False
+
+    def health(self, request: ClientRequest) -> None:
+        """The proxy lives, whatever the backend does; a restarted proxy would cost every client its session."""
+        _answer(
+            request,
+            200,
+            {
+                "status": "ok" if self._health.is_healthy else "degraded",
+                "proxy": {
+                    "healthy": True,
+                    "version": __version__,
+                    "active_connections": self._registry.connected,
+                    "sessions": len(self._registry),
+                    "uptime_seconds": round(self._clock.seconds() - self._started, 1),
+                },
+                "backend": {"url": self._backend_url, **self._health.describe()},
+            },
+        )
+
+    def ready(self, request: ClientRequest) -> None:
+        """Whether a new client would find the backend."""
+        is_ready = self._health.is_healthy and not self.is_stopping
+        reason = "" if is_ready else "shutting down" if self.is_stopping else "Backend unavailable"
+        _answer(request, 200 if is_ready else 503, {"ready": is_ready, **({"reason": reason} if reason else {})})
+
+    def index(self, request: ClientRequest) -> None:
+        """What this is."""
+        _answer(
+            request,
+            200,
+            {
+                "name": "mcp-proxy",
+                "version": __version__,
+                "description": "Keeps MCP clients connected while the MCP server behind it restarts.",
+                "endpoints": {
+                    "sse": "GET /mcp/sse",
+                    "messages": "POST /mcp/messages/{session}",
+                    "health": "GET /health",
+                    "ready": "GET /ready",
+                },
+            },
+        )
+
+
+def _answer(request: ClientRequest, status: int, value: dict[str, Any]) -> None:
+    headers = ((b"cache-control", b"no-store"),)
+    request.stream.respond_json(status, msgspec.json.encode(value) + b"\n", headers)

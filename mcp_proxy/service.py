@@ -1,0 +1,225 @@
+"""Compose the program, start it in order, stop it in order."""
+
+from __future__ import annotations
+
+import random
+from functools import partial
+from typing import Any
+
+from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.endpoints import HostnameEndpoint, serverFromString
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.server import Site
+
+from mcp_proxy.backend.backend import Backend, Probe
+from mcp_proxy.backend.health import Health
+from mcp_proxy.backend.http import BackendHTTP, Target
+from mcp_proxy.backend.http_sse import HTTPSSELink
+from mcp_proxy.config import Settings
+from mcp_proxy.frontend.app import App
+from mcp_proxy.frontend.guard import Guard
+from mcp_proxy.frontend.http_sse import HTTPSSEFront
+from mcp_proxy.frontend.status import StatusPages
+from mcp_proxy.frontend.stream import LimitedRequest
+from mcp_proxy.session.interfaces import ILinkOwner
+from mcp_proxy.session.registry import Registry
+from mcp_proxy.session.session import Policy, Session
+from mcp_proxy.wire.headers import Headers
+
+#: How often, in seconds, sessions without a client are looked through.
+EXPIRY_INTERVAL = 5.0
+#: How far a delay is spread, as a part of itself.
+JITTER = 0.2
+
+
+def make_service(settings: Settings, reactor: Any) -> ProxyService:
+    """Build the whole program for these settings; nothing is opened before the service starts.
+
+    :param reactor: the only place where everything that needs a reactor gets it from.
+    """
+    rng = random.Random()
+    jitter = partial(_spread, rng)
+    http = BackendHTTP(reactor, settings.connect_timeout)
+    target = Target.of(settings.backend_url)
+    sse_url = target.url + settings.backend_sse_path
+
+    def make_link(owner: ILinkOwner, headers: Headers) -> HTTPSSELink:
+        return HTTPSSELink(
+            owner,
+            http.client(),
+            reactor,
+            sse_url,
+            target.with_credentials(headers),
+            max_event_bytes=settings.max_event_bytes,
+            open_timeout=settings.connect_timeout,
+        )
+
+    backend = Backend(
+        reactor,
+        _port_probe(target, settings.connect_timeout, reactor),
+        make_link,
+        max_attempts=settings.max_reconnect_attempts,
+        delay=settings.reconnect_delay,
+        jitter=jitter,
+    )
+    policy = Policy(
+        hold_timeout=settings.hold_timeout,
+        max_held=settings.hold_max_requests,
+        max_held_bytes=settings.hold_max_bytes,
+        max_attempts=settings.max_reconnect_attempts,
+        reconnect_delay=settings.reconnect_delay,
+        handshake_timeout=settings.connect_timeout,
+        retry_annotated_tools=settings.retry_tool_calls == "annotated",
+        jitter=jitter,
+    )
+
+    def make_session(token: str, owner: bytes, headers: Headers) -> Session:
+        return Session(
+            token,
+            owner,
+            headers,
+            backend=backend,
+            clock=reactor,
+            policy=policy,
+            forget=registry.forget,
+            remember=registry.remember,
+            recall=registry.recall,
+        )
+
+    registry = Registry(make_session, settings.max_sessions, settings.session_idle_timeout)
+    health = Health(
+        backend,
+        http.client(),
+        reactor,
+        target.url + settings.backend_health_path,
+        target.with_credentials(()),
+        settings.connect_timeout,
+    )
+    front = HTTPSSEFront(registry, reactor)
+    status = StatusPages(registry, health, reactor, settings.backend_url_redacted)
+    app = App(_guard(settings), front, status, reactor, settings.stall_timeout)
+    return ProxyService(settings, reactor, app=app, backend=backend, http=http, health=health, registry=registry,
+                        front=front, status=status)  # fmt: skip
+
+
+class ProxyService(MultiService):
+    """The running program: one listening port, its timers, its sessions."""
+
+    log = Logger()
+
+    def __init__(
+        self,
+        settings: Settings,
+        reactor: Any,
+        *,
+        app: App,
+        backend: Backend,
+        http: BackendHTTP,
+        health: Health,
+        registry: Registry,
+        front: HTTPSSEFront,
+        status: StatusPages,
+    ) -> None:
+        super().__init__()
+        self._settings = settings
+        self._reactor = reactor
+        self._app = app
+        self._backend = backend
+        self._http = http
+        self._health = health
+        self._registry = registry
+        self._status = status
+        self._port: IListeningPort | None = None
+        self._loops = (
+            (LoopingCall(front.keep_alive), settings.keepalive_interval),
+            (LoopingCall(self._check_health), settings.health_interval),
+            (LoopingCall(lambda: registry.expire(reactor.seconds())), EXPIRY_INTERVAL),
+        )
+
+    @property
+    def port(self) -> IListeningPort | None:
+        """The open port, once the service has started."""
+        return self._port
+
+    def startService(self) -> None:
+        """Open the port, then start the timers.
+
+        :raises SystemExit: the port cannot be opened; the text says why.
+        """
+        super().startService()
+        resource = self._app.klein.resource()
+        requests = type("_Request", (LimitedRequest,), {"max_body_bytes": self._settings.max_body_bytes})
+        site = Site(resource, requestFactory=requests, reactor=self._reactor, parsePOSTFormSubmission=False)
+        site.displayTracebacks = False
+        site.noisy = False
+        endpoint = self._settings.endpoint
+        listening = serverFromString(self._reactor, endpoint).listen(site)
+        failures: list[Failure] = []
+        listening.addCallbacks(self._listening, failures.append)
+        if failures:
+            raise SystemExit(f"mcp-proxy: cannot listen on {endpoint}: {failures[0].getErrorMessage()}")
+
+    def _listening(self, port: IListeningPort) -> None:
+        self._port = port
+        where = port.getHost()
+        self.log.info(
+            "listening on {host}:{port}", host=getattr(where, "host", where), port=getattr(where, "port", "")
+        )
+        for loop, interval in self._loops:
+            loop.clock = self._reactor
+            loop.start(interval).addErrback(self._loop_failed)
+
+    def _check_health(self) -> Deferred[None]:
+        return self._health.check()
+
+    def _loop_failed(self, failure: Failure) -> None:
+        self.log.failure("a timer failed and has stopped", failure)
+
+    def stopService(self) -> Deferred[None]:
+        """Accept nobody any more, answer whoever waits, end every stream, close every connection."""
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        self.log.info("stopping", sessions=len(self._registry))
+        self._status.is_stopping = True
+        if self._port is not None:
+            await (self._port.stopListening() or succeed(None))
+        for loop, _ in self._loops:
+            if loop.running:
+                loop.stop()
+        self._backend.stop()
+        for session in self._registry:
+            session.close()
+        await self._http.forget_connections()
+        await super().stopService()
+        self.log.info("stopped")
+
+
+def _spread(rng: random.Random, delay: float) -> float:
+    """The delay, a little shorter or longer, so that many proxies do not knock at the same moment."""
+    return delay * rng.uniform(1 - JITTER, 1 + JITTER)
+
+
+def _port_probe(target: Target, timeout: float, reactor: Any) -> Probe:
+    """Tries the backend's port: connects and hangs up."""
+    factory = Factory.forProtocol(Protocol)
+    factory.noisy = False
+
+    def probe() -> Deferred[None]:
+        connecting = HostnameEndpoint(reactor, target.host, target.port, timeout=timeout).connect(factory)
+        return connecting.addCallback(lambda protocol: protocol.transport.loseConnection())
+
+    return probe
+
+
+def _guard(settings: Settings) -> Guard:
+    """What is admitted: on an address of this machine only its own names, unless told otherwise."""
+    hosts = settings.allowed_hosts
+    if not hosts and (settings.listen or settings.proxy_host not in ("127.0.0.1", "::1", "localhost")):
+        hosts = ("*",)
+    return Guard(settings.allowed_origins, hosts)

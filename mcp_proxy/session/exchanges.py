@@ -1,0 +1,200 @@
+"""Outstanding requests, both ways, and what becomes of them when the link is lost.
+
+A client's request is *held* while it waits for a link and *in flight* once it was given to one. Delivery decides
+its fate: what was not sent is sent later, whatever it is; what may have arrived is repeated only if that is safe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from enum import Enum
+
+from attrs import define, field, frozen
+
+from mcp_proxy.wire.headers import Headers
+from mcp_proxy.wire.jsonrpc import Kind, Message
+
+#: How often a safe request is sent again before it is taken to be what breaks the backend.
+MAX_RESENDS = 3
+#: How many requests a client may have in flight, and a backend towards one client.
+MAX_IN_FLIGHT = 1000
+
+
+class Delivery(Enum):
+    """How far a message got; the value is what a client is told."""
+
+    NOT_SENT = "no"
+    SENT = "maybe"
+    ACCEPTED = "yes"
+
+
+@define(eq=False)
+class Exchange:
+    """A client's message and, if it is a request, its answer to come.
+
+    ``backend_id`` is its id towards the backend. ``deadline``, in seconds of the session's clock, is set while it is
+    held. ``cancelled``: the client does not wait for an answer.
+    """
+
+    message: Message
+    headers: Headers
+    arrived: float
+    backend_id: bytes = b""
+    delivery: Delivery = Delivery.NOT_SENT
+    deadline: float = 0.0
+    not_before: float = 0.0
+    beat: float = 0.0
+    beats: int = 0
+    resends: int = 0
+    rejected: bool = False
+    cancelled: bool = False
+    fingerprint: int = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.fingerprint = hash(self.message.raw)
+
+    @property
+    def is_request(self) -> bool:
+        """Whether somebody waits for an answer."""
+        return self.message.kind is Kind.REQUEST
+
+    @property
+    def size(self) -> int:
+        """How many bytes it keeps."""
+        return len(self.message.raw) + sum(len(name) + len(value) for name, value in self.headers)
+
+
+@frozen
+class BackendRequest:
+    """A request of the backend's that was shown to the client under an id of ours."""
+
+    backend_id: bytes
+    method: str
+
+
+class Full(Exception):
+    """There is no room for another message."""
+
+
+class Exchanges:
+    """The client's requests: which are held, which are in flight.
+
+    :param max_held: how many messages may be held.
+    :param max_held_bytes: how many bytes they may have in all.
+    """
+
+    def __init__(self, max_held: int, max_held_bytes: int) -> None:
+        self._max_held = max_held
+        self._max_held_bytes = max_held_bytes
+        self.held: list[Exchange] = []
+        self.in_flight: dict[bytes, Exchange] = {}  # by backend id
+        self._requests: dict[bytes, Exchange] = {}  # the client's, by its own id
+
+    def __iter__(self) -> Iterator[Exchange]:
+        yield from self.held
+        yield from self.in_flight.values()
+
+    @property
+    def held_bytes(self) -> int:
+        """How many bytes are held."""
+        return sum(exchange.size for exchange in self.held)
+
+    def find(self, identity: bytes) -> Exchange | None:
+        """The client's outstanding request with this id."""
+        return self._requests.get(identity)
+
+    def hold(self, exchange: Exchange, deadline: float) -> None:
+        """Keep a message until there is a link.
+
+        :raises Full: there is no room for it; it is not kept.
+        """
+        if len(self.held) >= self._max_held or self.held_bytes + exchange.size > self._max_held_bytes:
+            raise Full()
+        exchange.deadline = deadline
+        self.held.append(exchange)
+        self._register(exchange)
+
+    def dispatch(self, exchange: Exchange) -> None:
+        """A request is given to the link.
+
+        :raises Full: too many are in flight.
+        """
+        if len(self.in_flight) >= MAX_IN_FLIGHT:
+            for cancelled in [each for each in self.in_flight.values() if each.cancelled]:
+                self.drop(cancelled)
+            if len(self.in_flight) >= MAX_IN_FLIGHT:
+                raise Full()
+        self.in_flight[exchange.backend_id] = exchange
+        self._register(exchange)
+
+    def _register(self, exchange: Exchange) -> None:
+        if exchange.is_request and exchange.message.id is not None:
+            self._requests[exchange.message.id] = exchange
+
+    def _unregister(self, exchanges: Iterable[Exchange]) -> None:
+        for exchange in exchanges:
+            if exchange.is_request and self._requests.get(exchange.message.id or b"") is exchange:
+                del self._requests[exchange.message.id or b""]
+
+    def ready(self, now: float) -> list[Exchange]:
+        """Take what is held and may be sent now, oldest first."""
+        return self._take(lambda exchange: exchange.not_before <= now)
+
+    def expired(self, now: float) -> list[Exchange]:
+        """Take what was held for too long."""
+        return self._take(lambda exchange: exchange.deadline <= now)
+
+    def take_held(self, keep: Callable[[Exchange], bool]) -> list[Exchange]:
+        """Take all that is held but what is to be kept."""
+        return self._take(lambda exchange: not keep(exchange))
+
+    def _take(self, wanted: Callable[[Exchange], bool]) -> list[Exchange]:
+        taken = [exchange for exchange in self.held if wanted(exchange)]
+        if taken:
+            self.held = [exchange for exchange in self.held if not wanted(exchange)]
+            self._unregister(taken)
+        return taken
+
+    def answered(self, backend_id: bytes | None) -> Exchange | None:
+        """Take the request that this id answers; None for an answer nobody waits for."""
+        exchange = None if backend_id is None else self.in_flight.pop(backend_id, None)
+        if exchange is not None:
+            self._unregister((exchange,))
+        return exchange
+
+    def drop(self, exchange: Exchange) -> None:
+        """Forget a message, wherever it is."""
+        if exchange in self.held:
+            self.held.remove(exchange)
+        if self.in_flight.get(exchange.backend_id) is exchange:
+            del self.in_flight[exchange.backend_id]
+        self._unregister((exchange,))
+
+    def lose(self, is_repeatable: Callable[[Message], bool], deadline: float) -> list[Exchange]:
+        """The link is lost: hold what can be sent (again); return, oldest first, what must be answered."""
+        lost, self.in_flight = sorted(self.in_flight.values(), key=lambda each: each.arrived), {}
+        self._unregister(lost)
+        lost = [exchange for exchange in lost if not exchange.cancelled]
+        unknown = [exchange for exchange in lost if not self._may_go_again(exchange, is_repeatable)]
+        back: list[Exchange] = []
+        room, bytes_left = self._max_held - len(self.held), self._max_held_bytes - self.held_bytes
+        for exchange in lost:
+            if exchange in unknown:
+                continue
+            if len(back) >= room or exchange.size > bytes_left:
+                unknown.append(exchange)
+                continue
+            # how far it got stays known: should it never be sent again, the client is told the truth
+            exchange.deadline = deadline
+            exchange.resends += exchange.delivery is not Delivery.NOT_SENT
+            bytes_left -= exchange.size
+            back.append(exchange)
+            self._register(exchange)
+        self.held = back + self.held  # they came before what is held
+        return unknown
+
+    @staticmethod
+    def _may_go_again(exchange: Exchange, is_repeatable: Callable[[Message], bool]) -> bool:
+        if exchange.delivery is Delivery.NOT_SENT:
+            return True
+        return exchange.resends < MAX_RESENDS and is_repeatable(exchange.message)

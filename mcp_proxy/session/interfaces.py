@@ -1,0 +1,164 @@
+"""What a session needs of the world: a link to the backend, a stream to the client, and its turn to connect.
+
+``backend`` and ``frontend`` implement these; the tests have small fakes.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from attrs import frozen
+
+from mcp_proxy.session.exchanges import Exchange
+from mcp_proxy.wire.headers import Headers
+from mcp_proxy.wire.jsonrpc import Message
+from mcp_proxy.wire.sse import Oversized
+
+
+@frozen(eq=False)
+class Outgoing:
+    """One message for the backend.
+
+    ``exchange`` is the request that it carries, if it carries a client's. ``repeatable``: it may be lost and sent
+    again, so an idle connection may be used for it. ``barrier``: it must stay in its place among the others.
+    ``own_id`` names a request of our own whose acceptance matters.
+    """
+
+    raw: bytes
+    headers: Headers
+    exchange: Exchange | None = None
+    repeatable: bool = False
+    barrier: bool = True
+    own_id: bytes = b""
+
+
+@frozen
+class Challenge:
+    """A 401 or 403 of the backend, to be shown to the client as it came."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+@frozen
+class Loss:
+    """Why there is no link any more, or none yet.
+
+    ``reachable``: the backend answered, so others may well have a link.
+    """
+
+    reason: str
+    reachable: bool
+    challenge: Challenge | None = None
+
+
+@frozen
+class Refusal:
+    """What became of a message that the backend did not accept: its status (0 for none) and why."""
+
+    status: int
+    reason: str
+    challenge: Challenge | None = None
+
+
+class ILinkOwner(Protocol):
+    """Whom a link tells what happens; each call names the link, so an old one is told from the current one."""
+
+    def link_opened(self, link: ILink) -> None:
+        """Messages can be sent."""
+
+    def link_received(self, link: ILink, message: Message) -> None:
+        """The backend sent a message."""
+
+    def link_oversized(self, link: ILink, event: Oversized) -> None:
+        """The backend sent an event over the bound; its edges are all that is left of it."""
+
+    def link_sent(self, link: ILink, outgoing: Outgoing) -> None:
+        """The first byte of the message is about to be handed to the network."""
+
+    def link_accepted(self, link: ILink, outgoing: Outgoing) -> None:
+        """The backend has taken the message (2xx)."""
+
+    def link_refused(self, link: ILink, outgoing: Outgoing, refusal: Refusal) -> None:
+        """The backend has not taken the message, or nobody knows."""
+
+    def link_lost(self, link: ILink, loss: Loss) -> None:
+        """The link is over or was never opened; nothing follows."""
+
+
+class ILink(Protocol):
+    """A connection, in MCP terms, to the backend."""
+
+    def open(self) -> None:
+        """Connect; what becomes of it is told to the owner."""
+
+    def send(self, outgoing: Outgoing) -> None:
+        """Send a message; what becomes of it is told to the owner."""
+
+    def pause(self) -> None:
+        """Receive no more for now: the client is slow."""
+
+    def resume(self) -> None:
+        """Receive again."""
+
+    def close(self) -> None:
+        """End it. Nothing is told to the owner any more; what was not yet sent never will be."""
+
+
+class IClientStream(Protocol):
+    """The stream on which a client receives messages."""
+
+    paused: bool
+
+    def write(self, data: bytes) -> None:
+        """Send bytes; never raises, also when the client has gone."""
+
+    def close(self) -> None:
+        """End it. Nothing is told to the session any more."""
+
+
+class ISeeker(Protocol):
+    """Who waits for a turn to connect."""
+
+    def backend_turn(self) -> None:
+        """Try now."""
+
+    def backend_gave_up(self) -> None:
+        """The budget of the outage is spent; the backend is still watched."""
+
+    def backend_ending(self) -> None:
+        """The backend has stopped listening although links live."""
+
+    def backend_not_ending(self) -> None:
+        """It listens again."""
+
+
+class IBackend(Protocol):
+    """The one view of the backend that all sessions share."""
+
+    @property
+    def outage(self) -> float:
+        """For how many seconds the backend has been away; 0 when it is not."""
+
+    @property
+    def spent(self) -> bool:
+        """Whether the budget of the current outage is spent."""
+
+    def seek(self, seeker: ISeeker) -> None:
+        """Ask for a turn; asking twice is asking once."""
+
+    def withdraw(self, seeker: ISeeker) -> None:
+        """Ask no longer, or give back a turn with nothing to report."""
+
+    def succeeded(self, seeker: ISeeker) -> None:
+        """The turn led to a live link."""
+
+    def failed(self, seeker: ISeeker, loss: Loss) -> None:
+        """The turn led to nothing."""
+
+    def lost(self, loss: Loss) -> None:
+        """A live link was lost."""
+
+    def make_link(self, owner: ILinkOwner, headers: Headers) -> ILink:
+        """A link for a session, with its standing headers; it is still to be opened."""

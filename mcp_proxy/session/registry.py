@@ -1,0 +1,116 @@
+"""All sessions: who may have which, how many there may be, and when one is forgotten."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from base64 import urlsafe_b64encode
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+
+from mcp_proxy.session.handshake import Memory
+from mcp_proxy.session.session import Session
+from mcp_proxy.wire.errors import TooManySessions, UnknownSession
+from mcp_proxy.wire.headers import Headers, credential
+
+#: For how many clients the last handshake is kept, for a client that comes back without one.
+MAX_REMEMBERED = 1000
+
+
+class Registry:
+    """The sessions of this proxy.
+
+    A session belongs to the credential that made it, of which only a keyed digest is kept; whoever shows another one
+    learns no more than that there is no such session.
+
+    :param make: makes a session from its id, the digest of its owner and its standing headers.
+    :param max_sessions: how many sessions there may be.
+    :param idle_timeout: for how many seconds a session without a client is kept.
+    """
+
+    def __init__(self, make: Callable[[str, bytes, Headers], Session], max_sessions: int, idle_timeout: float) -> None:
+        self._make = make
+        self._max_sessions = max_sessions
+        self._idle_timeout = idle_timeout
+        self._key = secrets.token_bytes(32)
+        self._sessions: dict[str, Session] = {}
+        self._remembered: OrderedDict[tuple[bytes, bytes], Memory] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(list(self._sessions.values()))
+
+    @property
+    def connected(self) -> int:
+        """How many sessions have a client."""
+        return sum(session.attached for session in self._sessions.values())
+
+    def create(self, headers: Headers) -> Session:
+        """A new session for the client with these headers.
+
+        :raises TooManySessions: there is no room, and none can be made.
+        """
+        if len(self._sessions) >= self._max_sessions:
+            self._make_room()
+        owner = self._digest(headers)
+        nonce = secrets.token_bytes(16)
+        token = urlsafe_b64encode(nonce + self._mac(b"session", nonce + owner)).rstrip(b"=").decode()
+        session = self._make(token, owner, headers)
+        self._sessions[token] = session
+        return session
+
+    def find(self, token: str, headers: Headers) -> Session:
+        """The session with this id, if it belongs to whoever sent these headers.
+
+        :raises UnknownSession: there is none, or it is another's.
+        """
+        session = self._sessions.get(token)
+        if session is None or not hmac.compare_digest(session.owner, self._digest(headers)):
+            raise UnknownSession()
+        return session
+
+    def forget(self, session: Session) -> None:
+        """The session is over."""
+        self._sessions.pop(session.id, None)
+
+    def remember(self, session: Session) -> None:
+        """A client has initialized: keep that for a later stream of its that does not."""
+        for key in self._keys(session):
+            self._remembered[key] = session.memory.borrowed()
+            self._remembered.move_to_end(key)
+        while len(self._remembered) > MAX_REMEMBERED:
+            self._remembered.popitem(last=False)
+
+    def recall(self, session: Session) -> Memory | None:
+        """The last handshake under the same credential, of the same kind of client if there is one."""
+        for key in self._keys(session):
+            memory = self._remembered.get(key)
+            if memory is not None:
+                return memory.borrowed()
+        return None
+
+    def expire(self, now: float) -> None:
+        """Forget the sessions that were without a client for too long."""
+        for session in self:
+            if session.idle_since is not None and now - session.idle_since >= self._idle_timeout:
+                session.close()
+
+    def _make_room(self) -> None:
+        idle = [session for session in self._sessions.values() if session.idle_since is not None]
+        if not idle:
+            raise TooManySessions()
+        min(idle, key=lambda session: session.idle_since or 0.0).close()
+
+    @staticmethod
+    def _keys(session: Session) -> tuple[tuple[bytes, bytes], ...]:
+        agent = next((value for name, value in session.headers if name.lower() == b"user-agent"), b"")
+        return (session.owner, agent), (session.owner, b"")
+
+    def _digest(self, headers: Headers) -> bytes:
+        return self._mac(b"owner", credential(headers))
+
+    def _mac(self, purpose: bytes, data: bytes) -> bytes:
+        return hmac.digest(self._key, purpose + b"\0" + data, hashlib.sha256)[:16]

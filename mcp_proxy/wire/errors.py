@@ -1,0 +1,154 @@
+"""Everything that can go wrong, as one tree, and one table that says how a client is told.
+
+The docstring of a class is the sentence that a user reads when the place that raises it has nothing more
+precise to say. ``ANSWERS`` maps each class to its HTTP status and JSON-RPC code; a class that is not in the
+table answers as its nearest ancestor does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from attrs import field, frozen
+
+
+class ProxyError(Exception):
+    """The proxy could not serve this request."""
+
+    def __init__(self, message: str = "", **data: Any) -> None:
+        super().__init__(message or (type(self).__doc__ or "").strip())
+        self.data: dict[str, Any] = data
+
+    @property
+    def message(self) -> str:
+        """The sentence for whoever reads the error."""
+        return str(self.args[0])
+
+    @property
+    def answer(self) -> Answer:
+        """How a client is told: the row of the nearest class in the table."""
+        return next(ANSWERS[kind] for kind in type(self).__mro__ if kind in ANSWERS)
+
+
+@frozen
+class Answer:
+    """How an error is told: the HTTP status, the JSON-RPC code, and HTTP headers that belong to it."""
+
+    status: HTTPStatus
+    code: int
+    headers: Mapping[str, str] = field(factory=dict)
+
+
+# -- the client asked for something that cannot be served ------------------------------------------------------
+
+
+class NotJSON(ProxyError):
+    """The body is not valid JSON in UTF-8. Send one JSON-RPC 2.0 message."""
+
+
+class NotJSONRPC(ProxyError):
+    """The body is JSON but not a JSON-RPC 2.0 message."""
+
+
+class BatchRefused(NotJSONRPC):
+    """This transport takes one JSON-RPC message a POST, not an array. Send the messages one by one."""
+
+
+class EmptyBody(NotJSONRPC):
+    """The body is empty. Send one JSON-RPC 2.0 message."""
+
+
+class NoSuchPath(ProxyError):
+    """There is nothing at this path. HTTP+SSE clients connect with GET /mcp/sse."""
+
+
+class UnknownSession(ProxyError):
+    """No such session for this credential. Connect again with GET /mcp/sse and send initialize."""
+
+
+class MethodRefused(ProxyError):
+    """This path does not take that HTTP method."""
+
+
+class LengthRequired(ProxyError):
+    """A POST needs Content-Length or Transfer-Encoding: chunked."""
+
+
+class BodyTooLarge(ProxyError):
+    """The body is larger than MAX_BODY_BYTES."""
+
+
+class UnsupportedMediaType(ProxyError):
+    """The body must be application/json."""
+
+
+class NotAcceptable(ProxyError):
+    """This path answers text/event-stream; the Accept header rules that out."""
+
+
+class OriginRefused(ProxyError):
+    """This Origin is not allowed. Add it to ALLOWED_ORIGINS to admit it."""
+
+
+class HostRefused(ProxyError):
+    """This Host is not served here. Add it to ALLOWED_HOSTS to admit it."""
+
+
+class TooManySessions(ProxyError):
+    """The proxy is at MAX_SESSIONS. Try again when other clients have gone."""
+
+
+class ShuttingDown(ProxyError):
+    """The proxy is shutting down."""
+
+
+# -- the backend is away, or went away -------------------------------------------------------------------------
+
+
+class BackendUnavailable(ProxyError):
+    """Backend unavailable"""
+
+
+class NotDelivered(BackendUnavailable):
+    """The backend is unavailable; the request was not delivered. It is safe to send it again later."""
+
+
+class OutcomeUnknown(ProxyError):
+    """The backend was lost after the request was sent; whether it took effect is unknown. Check before repeating."""
+
+
+class NotRestorable(ProxyError):
+    """The session could not be restored at the backend. Connect again and send initialize."""
+
+
+class Overloaded(ProxyError):
+    """Too many requests are waiting for the backend; this one was not delivered. Try again later."""
+
+
+class BackendRefused(ProxyError):
+    """The backend refused the request."""
+
+
+ANSWERS: Mapping[type[ProxyError], Answer] = {
+    ProxyError: Answer(HTTPStatus.INTERNAL_SERVER_ERROR, -32603),
+    NotJSON: Answer(HTTPStatus.BAD_REQUEST, -32700),
+    NotJSONRPC: Answer(HTTPStatus.BAD_REQUEST, -32600),
+    NoSuchPath: Answer(HTTPStatus.NOT_FOUND, -32600),
+    UnknownSession: Answer(HTTPStatus.NOT_FOUND, -32600),
+    MethodRefused: Answer(HTTPStatus.METHOD_NOT_ALLOWED, -32600),
+    LengthRequired: Answer(HTTPStatus.LENGTH_REQUIRED, -32600),
+    BodyTooLarge: Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, -32600),
+    UnsupportedMediaType: Answer(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, -32600),
+    NotAcceptable: Answer(HTTPStatus.NOT_ACCEPTABLE, -32600),
+    OriginRefused: Answer(HTTPStatus.FORBIDDEN, -32600),
+    HostRefused: Answer(HTTPStatus.MISDIRECTED_REQUEST, -32600),
+    TooManySessions: Answer(HTTPStatus.SERVICE_UNAVAILABLE, -31004, {"Retry-After": "5"}),
+    ShuttingDown: Answer(HTTPStatus.SERVICE_UNAVAILABLE, -31001, {"Retry-After": "5"}),
+    BackendUnavailable: Answer(HTTPStatus.SERVICE_UNAVAILABLE, -31001, {"Retry-After": "2"}),
+    OutcomeUnknown: Answer(HTTPStatus.OK, -31002),
+    NotRestorable: Answer(HTTPStatus.OK, -31003),
+    Overloaded: Answer(HTTPStatus.OK, -31004),
+    BackendRefused: Answer(HTTPStatus.BAD_GATEWAY, -32603),
+}

@@ -1,0 +1,207 @@
+"""The envelope of a JSON-RPC message: the few fields we route by, beside the bytes as they came.
+
+Messages are forwarded as they came. Where a field must change (an id that crosses from one side to the other),
+only that field is replaced: every other value keeps its bytes, so big numbers, key order and unknown members
+survive. An id is held as canonical JSON text (``b'1'``, ``b'"1"'``): the number 1 and the string "1" differ.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from typing import Any
+
+import msgspec
+from attrs import frozen
+
+from mcp_proxy.wire.errors import BatchRefused, EmptyBody, NotJSON, NotJSONRPC
+
+#: The largest integer that every JSON parser keeps exactly (IEEE 754 doubles, as in JavaScript).
+MAX_SAFE_INTEGER = 2**53 - 1
+
+_UNSET = msgspec.UNSET
+
+
+class Kind(Enum):
+    """What a message is."""
+
+    REQUEST = "request"
+    NOTIFICATION = "notification"
+    RESPONSE = "response"
+
+
+class _Envelope(msgspec.Struct):
+    jsonrpc: str | msgspec.UnsetType = _UNSET
+    id: msgspec.Raw | msgspec.UnsetType = _UNSET
+    method: str | msgspec.UnsetType = _UNSET
+    params: msgspec.Raw | msgspec.UnsetType = _UNSET
+    result: msgspec.Raw | msgspec.UnsetType = _UNSET
+    error: msgspec.Raw | msgspec.UnsetType = _UNSET
+
+
+_decode_envelope = msgspec.json.Decoder(_Envelope).decode
+_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_encode = msgspec.json.encode
+
+
+@frozen
+class Message:
+    """One JSON-RPC message.
+
+    ``raw`` is its text as it came; ``id`` the canonical JSON text of its id (None for a notification and for an
+    error answer without id); ``body`` the text of ``params``, ``result`` or ``error``, whichever it has.
+    """
+
+    kind: Kind
+    raw: bytes
+    id: bytes | None
+    method: str
+    body: bytes
+    is_error: bool = False
+
+    def value(self) -> Any:
+        """``params``, ``result`` or ``error`` decoded to plain Python values; ``{}`` where there is none."""
+        return msgspec.json.decode(self.body) if self.body else {}
+
+    def params(self) -> dict[str, Any]:
+        """The decoded value where it is an object, else ``{}``."""
+        value = self.value()
+        return value if isinstance(value, dict) else {}
+
+
+def parse(raw: bytes) -> Message:
+    """Read one message.
+
+    :raises EmptyBody: there are no bytes but white space.
+    :raises NotJSON: it is not JSON in UTF-8.
+    :raises BatchRefused: it is an array.
+    :raises NotJSONRPC: it is JSON but not a JSON-RPC 2.0 message; the text says why.
+    """
+    head = raw.lstrip(b" \t\r\n")[:1]
+    if not head:
+        raise EmptyBody()
+    try:
+        if not raw.isascii():
+            raw.decode("utf-8")  # msgspec does not look inside the values that it leaves raw
+        if head != b"{":
+            msgspec.json.decode(raw)
+            raise BatchRefused() if head == b"[" else NotJSONRPC("A JSON-RPC message is a JSON object.")
+        envelope = _decode_envelope(raw)
+    except msgspec.ValidationError as error:
+        raise NotJSONRPC(f"Not a JSON-RPC 2.0 message: {error}.") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise NotJSON() from None
+    return _message(raw, envelope)
+
+
+def _message(raw: bytes, envelope: _Envelope) -> Message:
+    if envelope.jsonrpc != "2.0":
+        raise NotJSONRPC('A JSON-RPC message has "jsonrpc": "2.0".')
+    method = envelope.method
+    if isinstance(method, str):
+        if not method:
+            raise NotJSONRPC("The method is empty.")
+        params = b"" if envelope.params is _UNSET else bytes(envelope.params)
+        if params and params[:1] not in b"{[":
+            raise NotJSONRPC("params must be an object.")
+        if envelope.id is _UNSET:
+            return Message(Kind.NOTIFICATION, raw, None, method, params)
+        identity = canonical_id(bytes(envelope.id))
+        if identity is None:
+            raise NotJSONRPC("The id of a request must not be null: MCP requires a string or an integer.")
+        return Message(Kind.REQUEST, raw, identity, method, params)
+    has_result, has_error = envelope.result is not _UNSET, envelope.error is not _UNSET
+    if has_result == has_error:
+        raise NotJSONRPC("A JSON-RPC message has a method, a result or an error, and just one of them.")
+    identity = None if envelope.id is _UNSET else canonical_id(bytes(envelope.id))
+    if has_result and identity is None:
+        raise NotJSONRPC("A result needs the id of its request.")
+    body = bytes(envelope.error if has_error else envelope.result)  # type: ignore[arg-type]
+    return Message(Kind.RESPONSE, raw, identity, "", body, is_error=has_error)
+
+
+def canonical_id(text: bytes) -> bytes | None:
+    """The one spelling of an id, or None for ``null``; ``1.0`` is ``1`` and ``"\\u0031"`` is ``"1"``.
+
+    :raises NotJSONRPC: it is neither a string, nor an integer, nor null.
+    """
+    if text.isdigit():
+        return text
+    value = msgspec.json.decode(text)
+    if value is None:
+        return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise NotJSONRPC("An id is a string or an integer.")
+    return _encode(value) if isinstance(value, str) else b"%d" % value
+
+
+def is_fragile(identity: bytes) -> bool:
+    """Whether an id is a number that some JSON parser would round, so that its answer could not be matched."""
+    return not identity.startswith(b'"') and abs(int(identity)) > MAX_SAFE_INTEGER
+
+
+def with_id(raw: bytes, identity: bytes) -> bytes:
+    """The same message under another id."""
+    members = _decode_members(raw)
+    members["id"] = msgspec.Raw(identity)
+    return _encode(members)
+
+
+def with_cancelled_id(raw: bytes, identity: bytes) -> bytes:
+    """The same ``notifications/cancelled`` about another request."""
+    members = _decode_members(raw)
+    params = _decode_members(members["params"])
+    params["requestId"] = msgspec.Raw(identity)
+    members["params"] = msgspec.Raw(_encode(params))
+    return _encode(members)
+
+
+def cancelled_id(message: Message) -> bytes | None:
+    """Which request a ``notifications/cancelled`` is about; None where it does not say."""
+    identity = message.params().get("requestId")
+    try:
+        return None if identity is None else canonical_id(_encode(identity))
+    except NotJSONRPC:
+        return None
+
+
+_ID = rb'"id"\s*:\s*(-?\d+|"(?:[^"\\]|\\.)*")\s*'
+_ID_FIRST = re.compile(rb'\s*\{\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?' + _ID + rb',\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?"(?:result|error)"')
+_ID_LAST = re.compile(rb'"jsonrpc"\s*:\s*"2\.0"\s*,\s*' + _ID + rb'\}\s*$')
+
+
+def answered_id(head: bytes, tail: bytes) -> bytes | None:
+    """Which request an answer is for of which only the edges are known; None where they do not tell for sure."""
+    found = _ID_FIRST.match(head) or _ID_LAST.search(tail)
+    return canonical_id(found.group(1)) if found else None
+
+
+def request(identity: bytes, method: str, params: bytes = b"") -> bytes:
+    """A request of our own; ``params`` is JSON text."""
+    members: dict[str, Any] = {"jsonrpc": "2.0", "id": msgspec.Raw(identity), "method": method}
+    if params:
+        members["params"] = msgspec.Raw(params)
+    return _encode(members)
+
+
+def notification(method: str, params: dict[str, Any] | None = None) -> bytes:
+    """A notification of our own."""
+    members: dict[str, Any] = {"jsonrpc": "2.0", "method": method}
+    if params is not None:
+        members["params"] = params
+    return _encode(members)
+
+
+def result(identity: bytes, value: Any) -> bytes:
+    """A result of our own; ``value`` is a plain Python value or ``msgspec.Raw`` JSON text."""
+    return _encode({"jsonrpc": "2.0", "id": msgspec.Raw(identity), "result": value})
+
+
+def error(identity: bytes | None, code: int, message: str, data: dict[str, Any] | None = None) -> bytes:
+    """An error answer of our own; without an id its id is null, as JSON-RPC asks."""
+    body: dict[str, Any] = {"code": code, "message": message}
+    if data:
+        body["data"] = data
+    return _encode({"jsonrpc": "2.0", "id": msgspec.Raw(identity or b"null"), "error": body})

@@ -1,0 +1,60 @@
+"""What the protocol revisions say about methods: the one place that knows them by name.
+
+A method is *safe* when sending it twice is no different from sending it once, by its definition in the
+specification (https://modelcontextprotocol.io/specification). ``tools/call`` is not: only its author knows.
+"""
+
+from __future__ import annotations
+
+from mcp_proxy.wire.jsonrpc import Message
+
+INITIALIZE = "initialize"
+INITIALIZED = "notifications/initialized"
+CANCELLED = "notifications/cancelled"
+PROGRESS = "notifications/progress"
+ROOTS_CHANGED = "notifications/roots/list_changed"
+RESOURCE_UPDATED = "notifications/resources/updated"
+PING = "ping"
+SET_LEVEL = "logging/setLevel"
+SUBSCRIBE = "resources/subscribe"
+UNSUBSCRIBE = "resources/unsubscribe"
+CALL_TOOL = "tools/call"
+LIST_TOOLS = "tools/list"
+
+#: Each list that a client can read: its method, the member of the result that holds the items, the capability
+#: that declares it, and what a client is told when it changed.
+LISTS = {
+    LIST_TOOLS: ("tools", "tools", "notifications/tools/list_changed"),
+    "prompts/list": ("prompts", "prompts", "notifications/prompts/list_changed"),
+    "resources/list": ("resources", "resources", "notifications/resources/list_changed"),
+    "resources/templates/list": (
+        "resourceTemplates",
+        "resources",
+        "notifications/resources/list_changed",
+    ),
+}
+
+_SAFE = frozenset(LISTS) | {
+    INITIALIZE,  # a link that was lost before the answer never had a session
+    PING,
+    SET_LEVEL,
+    SUBSCRIBE,
+    UNSUBSCRIBE,
+    "completion/complete",
+    "prompts/get",
+    "resources/read",
+    "server/discover",
+    "tasks/get",
+    "tasks/list",
+    "tasks/result",
+}
+
+#: Members that carry a client's answers into a retried request: such a request is used up by its first delivery.
+_SINGLE_USE = ("inputResponses", "requestState")
+
+
+def is_safe(message: Message) -> bool:
+    """Whether a request may be sent again when nobody knows whether it was carried out."""
+    if message.method not in _SAFE:
+        return False
+    return not any(name.encode() in message.body for name in _SINGLE_USE)
