@@ -26,10 +26,13 @@ from mcp_proxy.frontend.guard import Guard
 from mcp_proxy.frontend.http_sse import HTTPSSEFront
 from mcp_proxy.frontend.status import StatusPages
 from mcp_proxy.frontend.stream import LimitedRequest
+from mcp_proxy.session.courier import Policy
 from mcp_proxy.session.interfaces import ILinkOwner
 from mcp_proxy.session.registry import Registry
-from mcp_proxy.session.session import Policy, Session
+from mcp_proxy.session.session import Session
 from mcp_proxy.wire.headers import Headers
+
+log = Logger()
 
 #: How often, in seconds, sessions without a client are looked through.
 EXPIRY_INTERVAL = 5.0
@@ -110,8 +113,6 @@ def make_service(settings: Settings, reactor: Any) -> ProxyService:
 class ProxyService(MultiService):
     """The running program: one listening port, its timers, its sessions."""
 
-    log = Logger()
-
     def __init__(
         self,
         settings: Settings,
@@ -167,9 +168,7 @@ class ProxyService(MultiService):
     def _listening(self, port: IListeningPort) -> None:
         self._port = port
         where = port.getHost()
-        self.log.info(
-            "listening on {host}:{port}", host=getattr(where, "host", where), port=getattr(where, "port", "")
-        )
+        log.info("listening on {host}:{port}", host=getattr(where, "host", where), port=getattr(where, "port", ""))
         for loop, interval in self._loops:
             loop.clock = self._reactor
             loop.start(interval).addErrback(self._loop_failed)
@@ -178,14 +177,14 @@ class ProxyService(MultiService):
         return self._health.check()
 
     def _loop_failed(self, failure: Failure) -> None:
-        self.log.failure("a timer failed and has stopped", failure)
+        log.failure("a timer failed and has stopped", failure)
 
     def stopService(self) -> Deferred[None]:
         """Accept nobody any more, answer whoever waits, end every stream, close every connection."""
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        self.log.info("stopping", sessions=len(self._registry))
+        log.info("stopping", sessions=len(self._registry))
         self._status.is_stopping = True
         if self._port is not None:
             await (self._port.stopListening() or succeed(None))
@@ -197,7 +196,7 @@ class ProxyService(MultiService):
             session.close()
         await self._http.forget_connections()
         await super().stopService()
-        self.log.info("stopped")
+        log.info("stopped")
 
 
 def _spread(rng: random.Random, delay: float) -> float:
@@ -210,11 +209,12 @@ def _port_probe(target: Target, timeout: float, reactor: Any) -> Probe:
     factory = Factory.forProtocol(Protocol)
     factory.noisy = False
 
-    def probe() -> Deferred[None]:
-        connecting = HostnameEndpoint(reactor, target.host, target.port, timeout=timeout).connect(factory)
-        return connecting.addCallback(lambda protocol: protocol.transport.loseConnection())
+    async def probe() -> None:
+        endpoint = HostnameEndpoint(reactor, target.host, target.port, timeout=timeout)
+        protocol: Any = await endpoint.connect(factory)
+        protocol.transport.loseConnection()
 
-    return probe
+    return lambda: Deferred.fromCoroutine(probe())
 
 
 def _guard(settings: Settings) -> Guard:

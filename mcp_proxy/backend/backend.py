@@ -12,12 +12,15 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionRefusedError
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mcp_proxy.session.interfaces import ILink, ILinkOwner, ISeeker, Loss
+from mcp_proxy.timers import Timers
 from mcp_proxy.wire.headers import Headers
+
+log = Logger()
 
 #: How many sessions may be connecting or handshaking at the same time.
 MAX_TURNS = 16
@@ -40,8 +43,6 @@ class Backend:
     :param delay: seconds between two attempts.
     :param jitter: spreads a delay.
     """
-
-    log = Logger()
 
     def __init__(
         self,
@@ -70,7 +71,7 @@ class Backend:
         self._is_down = False
         self._pace = FIRST_WATCH
         self._strikes = 0
-        self._timers: dict[str, IDelayedCall] = {}
+        self._timers = Timers(clock)
         self._probing: Deferred[Any] | None = None
         self._stopped = False
 
@@ -115,7 +116,8 @@ class Backend:
         self._live.add(seeker)
         self._came_back()
         self._turn_over()
-        self._schedule("live", self._watch_pace(), self._watch_live, keep=True)
+        if not self._stopped:
+            self._timers.keep("live", self._watch_pace(), self._watch_live)
 
     def failed(self, seeker: ISeeker, loss: Loss) -> None:
         """A turn led to nothing; if the backend answered, it is there for others."""
@@ -147,17 +149,17 @@ class Backend:
         if self._lost_at is None:
             self._lost_at = self._clock.seconds()
             self.outages += 1
-            self.log.warn("connection lost (reconnect #{count}): {reason}", count=self.outages, reason=reason)
+            log.warn("connection lost (reconnect #{count}): {reason}", count=self.outages, reason=reason)
 
     def _went_down(self, reason: str) -> None:
         self._begin_outage(reason)
         if self._is_down or self._stopped:
             return
         self._is_down = True
-        self._cancel("live")
+        self._timers.cancel("live")
         self.attempts = 1
         self._pace = min(FIRST_WATCH, self._delay)
-        self.log.warn(
+        log.warn(
             "backend is down: {reason}; attempting to reconnect every {delay:g} s",
             reason=reason,
             delay=self._delay,
@@ -172,9 +174,9 @@ class Backend:
         self._lost_at = None
         self._is_down = self.spent = False
         self.attempts = self._strikes = 0
-        self._cancel("attempt", "watch")
+        self._timers.cancel("attempt", "watch")
         if was_away:
-            self.log.info(
+            log.info(
                 "reconnected after {seconds:.1f} s",
                 seconds=outage,
                 attempt=attempts or None,
@@ -188,26 +190,26 @@ class Backend:
             self._give_up()
             return
         self.attempts += 1
-        self.log.info(
+        log.info(
             "attempting to reconnect (attempt {attempt}{of})",
             attempt=self.attempts,
             of=f" of {self._max_attempts}" if self._max_attempts else "",
             outage_ms=int(self.outage * 1000),
         )
         self._schedule("attempt", self._jitter(self._delay), self._attempt)
-        self._cancel("watch")
+        self._timers.cancel("watch")
         self._watch()
 
     def _give_up(self) -> None:
         self.spent = True
-        self.log.error(
+        log.error(
             "gave up after {attempt} attempts; whoever waits is answered, the port is still watched",
             attempt=self.attempts,
             outage_ms=int(self.outage * 1000),
         )
         for seeker in (*self._waiting, *self._turns):
             seeker.backend_gave_up()
-        self._schedule("watch", self._jitter(self._delay), self._watch, keep=True)
+        self._timers.keep("watch", self._jitter(self._delay), self._watch)
 
     def _watch(self) -> None:
         """Is the port open again?"""
@@ -215,7 +217,7 @@ class Backend:
             return
         self._probing = self._probe()
         self._probing.addCallbacks(self._port_open, self._port_closed)
-        self._probing.addErrback(lambda failure: self.log.failure("port watch failed", failure))
+        self._probing.addErrback(lambda failure: log.failure("port watch failed", failure))
 
     def _port_open(self, _: object) -> None:
         self._probing = None
@@ -268,7 +270,7 @@ class Backend:
             return
         self.is_ending = ending
         if ending:
-            self.log.warn("backend has stopped listening; its streams are closed so that it can restart")
+            log.warn("backend has stopped listening; its streams are closed so that it can restart")
         for seeker in list(self._live):
             if ending:
                 seeker.backend_ending()
@@ -280,23 +282,11 @@ class Backend:
     def stop(self) -> None:
         """Watch no longer."""
         self._stopped = True
-        self._cancel(*self._timers)
+        self._timers.cancel_all()
         probing, self._probing = self._probing, None
         if probing is not None:
             probing.cancel()
 
-    def _schedule(self, name: str, delay: float, function: Callable[[], None], keep: bool = False) -> None:
-        if self._stopped or (keep and name in self._timers):
-            return
-        self._cancel(name)
-        self._timers[name] = self._clock.callLater(delay, self._fire, name, function)
-
-    def _fire(self, name: str, function: Callable[[], None]) -> None:
-        del self._timers[name]
-        function()
-
-    def _cancel(self, *names: str) -> None:
-        for name in names:
-            timer = self._timers.pop(name, None)
-            if timer is not None:
-                timer.cancel()
+    def _schedule(self, name: str, delay: float, function: Callable[[], None]) -> None:
+        if not self._stopped:
+            self._timers.set(name, delay, function)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import Any
 
-from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
@@ -52,8 +52,16 @@ class Health:
     def check(self) -> Deferred[None]:
         """Ask for the page once; never fails."""
         asked = self._client.open("GET", self._url, self._headers)
-        asked.addTimeout(self._timeout, self._clock)  # type: ignore[arg-type]
-        return asked.addCallbacks(self._answered, self._unanswered).addBoth(self._note)
+        deadline = self._clock.callLater(self._timeout, asked.cancel)
+
+        def over(result: object) -> None:
+            if deadline.active():
+                deadline.cancel()
+            self._checked = self._clock.seconds()
+            if isinstance(result, Failure):
+                self._problem = "the check failed"
+
+        return asked.addCallbacks(self._answered, self._unanswered).addBoth(over)
 
     def _answered(self, response: Response) -> None:
         response.abort()
@@ -65,18 +73,11 @@ class Health:
             self._problem = f"its health page answers {response.status}"
 
     def _unanswered(self, failure: Failure) -> None:
-        failure.trap(RequestFailed, TimeoutError)
-        timed_out = failure.check(TimeoutError) is not None
-        reason = "no answer in time" if timed_out else failure.value.reason
+        error = RequestFailed.trapped(failure)
         self._strikes += 1
-        self._problem = reason
-        if not timed_out and not failure.value.sent and self._backend.links == 0:
+        self._problem = error.reason
+        if not error.sent and self._backend.links == 0:
             self._status = None  # a dead port needs no three strikes
-
-    def _note(self, result: object) -> None:
-        self._checked = self._clock.seconds()
-        if isinstance(result, Failure):
-            self._problem = "the check failed"
 
     def describe(self) -> dict[str, Any]:
         """For the status page; times in ISO 8601."""

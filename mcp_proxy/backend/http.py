@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Callable
-from http.cookiejar import CookieJar
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 import treq.client
 from attrs import define, frozen
-from twisted.internet.defer import Deferred, succeed
+from treq.cookies import IndexableCookieJar
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.error import (
     ConnectError,
     ConnectionClosed,
@@ -33,6 +33,8 @@ from zope.interface import implementer
 
 from mcp_proxy.wire.headers import Headers
 
+log = Logger()
+
 #: Idle connections are given up before the backend does it; uvicorn closes them after 5 s.
 IDLE_CONNECTION_TIMEOUT = 4.0
 MAX_IDLE_CONNECTIONS = 32
@@ -40,6 +42,14 @@ MAX_IDLE_CONNECTIONS = 32
 
 class RequestFailed(Exception):
     """No answer came. ``sent`` tells whether the backend may have got the request all the same."""
+
+    @classmethod
+    def trapped(cls, failure: Failure) -> RequestFailed:
+        """The failure as what it is; anything else is raised again."""
+        failure.trap(cls)
+        error = failure.value
+        assert isinstance(error, cls)
+        return error
 
     def __init__(self, reason: str, sent: bool) -> None:
         super().__init__(reason)
@@ -168,8 +178,6 @@ class _Collector:
 class _Body(TwistedProtocol):
     """Between Twisted's body protocol and a receiver."""
 
-    log = Logger()
-
     def __init__(self, receiver: IBodyReceiver) -> None:
         self._receiver: IBodyReceiver = receiver
         self._paused = False
@@ -201,7 +209,7 @@ class _Body(TwistedProtocol):
         try:
             self._receiver.body_received(data)
         except Exception:  # Twisted loses what is raised here (#9187)
-            self.log.failure("a message of the backend's could not be handled")
+            log.failure("a message of the backend's could not be handled")
             receiver = self._receiver
             self.abort()
             receiver.body_ended("a message of the backend's could not be handled")
@@ -268,14 +276,14 @@ class BackendHTTP:
         self._pool = HTTPConnectionPool(reactor, persistent=True)
         self._pool.retryAutomatically = False
         self._pool.maxPersistentPerHost = MAX_IDLE_CONNECTIONS
-        self._pool.cachedConnectionTimeout = IDLE_CONNECTION_TIMEOUT
+        self._pool.cachedConnectionTimeout = IDLE_CONNECTION_TIMEOUT  # type: ignore[assignment]
         single_use = HTTPConnectionPool(reactor, persistent=False)
         self._pooled = _PlainAgent(Agent(reactor, connectTimeout=connect_timeout, pool=self._pool))
         self._fresh = _PlainAgent(Agent(reactor, connectTimeout=connect_timeout, pool=single_use))
 
     def client(self) -> BackendClient:
         """Requests of one session: cookies of the backend's stay within it."""
-        jar = CookieJar()
+        jar = IndexableCookieJar()
         return BackendClient(
             self._reactor,
             pooled=treq.client.HTTPClient(self._pooled, jar, _as_is),
@@ -284,7 +292,8 @@ class BackendHTTP:
 
     def forget_connections(self) -> Deferred[None]:
         """Close the idle connections: their other end has gone or is about to go."""
-        return self._pool.closeCachedConnections()
+        closing: Deferred[None] = self._pool.closeCachedConnections()
+        return closing
 
 
 def _as_is(body: Any) -> Any:
@@ -329,7 +338,7 @@ class BackendClient:
                 response,
             )
 
-        def failed(failure: Failure) -> None:
+        def failed(failure: Failure) -> Response:
             raise RequestFailed(describe(failure), sent=producer is not None and producer.sent) from failure.value
 
         requested = client.request(
@@ -351,6 +360,8 @@ def describe(failure: Failure) -> str:
         failure = next((each for each in reasons if not each.check(ConnectionDone)), reasons[0])
         reasons = getattr(failure.value, "reasons", None)
     error = failure.value
+    if isinstance(error, CancelledError):
+        return "no answer in time"
     if isinstance(error, ConnectionRefusedError):
         return "connection refused"
     if isinstance(error, DNSLookupError):
@@ -363,4 +374,4 @@ def describe(failure: Failure) -> str:
         return "the answer was cut off"
     if "certificate verify failed" in str(error):
         return "its TLS certificate could not be verified"
-    return type(error).__name__
+    return "the connection broke"

@@ -6,16 +6,19 @@ from collections import deque
 
 from hyperlink import URL, URLParseError
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mcp_proxy.backend.http import BackendClient, RequestFailed, Response
 from mcp_proxy.session.interfaces import Challenge, ILinkOwner, Loss, Outgoing, Refusal
+from mcp_proxy.timers import Timers
 from mcp_proxy.wire import jsonrpc
 from mcp_proxy.wire.errors import NotJSON, NotJSONRPC
 from mcp_proxy.wire.headers import Headers
 from mcp_proxy.wire.sse import Decoder, Event
+
+log = Logger()
 
 #: How many POSTs of one link may be under way, and how many messages may wait for their turn.
 MAX_POSTS = 64
@@ -34,8 +37,6 @@ class HTTPSSELink:
     :param headers: what goes with every request of the session.
     :param open_timeout: seconds until the backend must have told where messages go.
     """
-
-    log = Logger()
 
     def __init__(
         self,
@@ -63,29 +64,27 @@ class HTTPSSELink:
         self._posts: dict[Outgoing, Deferred[Response]] = {}
         self._barriers = 0
         self._opening: Deferred[None] | None = None
-        self._timers: dict[str, IDelayedCall] = {}
+        self._timers = Timers(clock)
 
     # -- the stream --------------------------------------------------------------------------------------------
 
     def open(self) -> None:
         """Connect. The owner is told of the outcome."""
-        self._timers["open"] = self._clock.callLater(self._open_timeout, self._open_timed_out)
+        self._timers.set("open", self._open_timeout, self._open_timed_out)
         headers = (*self._headers, (b"Accept", b"text/event-stream"), (b"Cache-Control", b"no-store"))
         opening = self._client.open("GET", self._url.to_text(), headers)
         self._opening = opening.addCallbacks(self._head_received, self._not_opened)
         self._opening.addErrback(self._broken)
 
     def _open_timed_out(self) -> None:
-        del self._timers["open"]
         where = "did not answer" if self._stream is None else "opened a stream but sent no endpoint event"
         self._lose(Loss(f"the backend {where} in {self._open_timeout:g} s", reachable=False))
 
     def _not_opened(self, failure: Failure) -> None:
-        failure.trap(RequestFailed)
-        self._lose(Loss(failure.value.reason, reachable=False))
+        self._lose(Loss(RequestFailed.trapped(failure).reason, reachable=False))
 
     def _broken(self, failure: Failure) -> None:
-        self.log.failure("link could not be opened", failure)
+        log.failure("link could not be opened", failure)
         self._lose(Loss("the proxy could not open the link", reachable=True))
 
     def _head_received(self, response: Response) -> None:
@@ -141,14 +140,14 @@ class HTTPSSELink:
             return
         is_first, self._post_url = not self._post_url, target.to_text()
         if is_first:
-            self._timers.pop("open").cancel()
+            self._timers.cancel("open")
             self._owner.link_opened(self)
 
     def _message_received(self, data: bytes) -> None:
         try:
             message = jsonrpc.parse(data)
         except (NotJSON, NotJSONRPC) as error:
-            self.log.warn("event of the backend's dropped: {reason}", reason=error.message)
+            log.warn("event of the backend's dropped: {reason}", reason=error.message)
             return
         self._owner.link_received(self, message)
 
@@ -169,9 +168,7 @@ class HTTPSSELink:
         if self._closed:
             return
         self._closed = True
-        for timer in self._timers.values():
-            timer.cancel()
-        self._timers.clear()
+        self._timers.cancel_all()
         self._queue.clear()
         if self._stream is not None:
             self._stream.abort()
@@ -203,22 +200,18 @@ class HTTPSSELink:
             if len(self._posts) >= MAX_POSTS:
                 return
             if self._barriers or (outgoing.barrier and self._posts):
-                if "order" not in self._timers:
-                    self._timers["order"] = self._clock.callLater(ORDER_WAIT, self._waited_enough)
+                self._timers.keep("order", ORDER_WAIT, self._waited_enough)
                 return
             self._next()
 
     def _waited_enough(self) -> None:
         """The backend acknowledges slowly: it will have read the earlier messages by now."""
-        del self._timers["order"]
         if self._queue:
             self._next()
         self._pump()
 
     def _next(self) -> None:
-        timer = self._timers.pop("order", None)
-        if timer is not None:
-            timer.cancel()
+        self._timers.cancel("order")
         outgoing = self._queue.popleft()
         self._barriers += outgoing.barrier
         self._post(outgoing, reuse=outgoing.repeatable)
@@ -234,8 +227,10 @@ class HTTPSSELink:
             sending=lambda: self._sending(outgoing),
         )
         self._posts[outgoing] = post
-        done = post.addCallbacks(self._posted, self._post_failed, (outgoing,), None, (outgoing, reuse), None)
-        done.addErrback(lambda failure: self.log.failure("message could not be posted", failure))
+        done = post.addCallbacks(
+            self._posted, self._post_failed, callbackArgs=(outgoing,), errbackArgs=(outgoing, reuse)
+        )
+        done.addErrback(lambda failure: log.failure("message could not be posted", failure))
 
     def _sending(self, outgoing: Outgoing) -> None:
         if not self._closed:
@@ -266,13 +261,13 @@ class HTTPSSELink:
             self._owner.link_refused(self, outgoing, refusal)
 
     def _post_failed(self, failure: Failure, outgoing: Outgoing, reuse: bool) -> None:
-        failure.trap(RequestFailed)
+        error = RequestFailed.trapped(failure)
         if reuse and not self._closed:
             self._post(outgoing, reuse=False)  # the idle connection was closed; this message may be repeated
             return
         self._post_over(outgoing)
         if not self._closed:
-            self._owner.link_refused(self, outgoing, Refusal(0, failure.value.reason))
+            self._owner.link_refused(self, outgoing, Refusal(0, error.reason))
             self._pump()
 
     def _challenged(self, response: Response) -> Deferred[Challenge]:

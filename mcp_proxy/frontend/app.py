@@ -19,13 +19,14 @@ from mcp_proxy.frontend.status import StatusPages
 from mcp_proxy.frontend.stream import ClientRequest
 from mcp_proxy.wire.errors import MethodRefused, NoSuchPath, ProxyError
 
+log = Logger()
+
 Handler = Callable[[ClientRequest], None]
 
 
 class App:
     """The site's resource is ``App(...).klein.resource()``."""
 
-    log = Logger()
     klein = Klein()
 
     def __init__(
@@ -46,7 +47,7 @@ class App:
         except ProxyError as error:
             taken.stream.fail(error)
         except Exception:
-            self.log.failure("{method} {path} failed", method=taken.method, path=_route_of(taken.path))
+            log.failure("{method} {path} failed", method=taken.method, path=_route_of(taken.path))
             taken.stream.fail(ProxyError("The proxy failed; its log says why."))
         return taken.stream.done()
 

@@ -12,7 +12,13 @@ from urllib.parse import urlsplit
 from attrs import frozen
 
 from mcp_proxy.frontend.stream import ClientRequest
-from mcp_proxy.wire.errors import HostRefused, LengthRequired, NotAcceptable, OriginRefused, UnsupportedMediaType
+from mcp_proxy.wire.errors import (
+    HostRefused,
+    LengthRequired,
+    NotAcceptable,
+    OriginRefused,
+    UnsupportedMediaType,
+)
 
 _LOOPBACK = frozenset(("localhost", "127.0.0.1", "::1"))
 ANY = "*"
@@ -23,7 +29,7 @@ class Guard:
     """What is admitted.
 
     :ivar origins: origins such as ``https://ide.example``; none means those on this machine, ``*`` any.
-    :ivar hosts: host names, with or without port; none means those of this machine, ``*`` any.
+    :ivar hosts: host names, with or without port, beside those of this machine; ``*`` is any.
     """
 
     origins: Collection[str] = ()
@@ -45,10 +51,9 @@ class Guard:
     def _is_our_host(self, host: str) -> bool:
         if ANY in self.hosts:
             return True
+        # No page elsewhere can make a browser send a loopback name, so these are safe, and health checks use them.
         name = _hostname(f"//{host}")
-        if self.hosts:
-            return host.lower() in self.hosts or name in self.hosts
-        return name in _LOOPBACK
+        return name in _LOOPBACK or host.lower() in self.hosts or name in self.hosts
 
     def _is_our_origin(self, origin: str) -> bool:
         if ANY in self.origins:

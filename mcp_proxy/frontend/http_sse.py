@@ -20,6 +20,8 @@ from mcp_proxy.session.session import Session
 from mcp_proxy.wire import jsonrpc, sse
 from mcp_proxy.wire.errors import UnknownSession
 
+log = Logger()
+
 #: For how many seconds the head of a new stream waits for the backend's word, so that its 401 can be passed on.
 VERDICT_WAIT = 2.0
 #: What an EventSource is told to wait, in milliseconds, before it connects again.
@@ -31,8 +33,6 @@ class HTTPSSEFront:
 
     :param messages_path: the path under which sessions take messages, with the slash at its end.
     """
-
-    log = Logger()
 
     def __init__(self, registry: Registry, clock: IReactorTime, messages_path: str = "/mcp/messages/") -> None:
         self._registry = registry
@@ -53,11 +53,11 @@ class HTTPSSEFront:
         adopted = self._adopt(request)
         if adopted is not None:
             session, since = adopted
-            self.log.info("client came back", session=session.label, generation=session.generation)
+            log.info("client came back", session=session.label, generation=session.generation)
             self._attach(session, request.stream, since)
             return
         session = self._registry.create(request.headers)
-        self.log.info("new client connection", session=session.label, sessions=len(self._registry))
+        log.info("new client connection", session=session.label, sessions=len(self._registry))
         request.stream.on_gone = session.close
         self._soon(session.first_verdict()).addCallback(self._judged, session, request.stream).addErrback(
             lambda failure: self._broken(failure, session, request.stream)
@@ -118,7 +118,7 @@ class HTTPSSEFront:
         self._pass_on(challenge, stream)
 
     def _broken(self, failure: Failure, session: Session, stream: ClientStream) -> None:
-        self.log.failure("stream could not be opened", failure)
+        log.failure("stream could not be opened", failure)
         session.close()
         stream.abort()
 

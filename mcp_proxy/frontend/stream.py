@@ -44,7 +44,7 @@ class LimitedRequest(Request):
             self.content = BytesIO()
             if self._seen > self.max_body_bytes + MAX_SWALLOWED:
                 self.channel.forceAbortClient()
-        if not self.too_large:
+        if not self.too_large and self.content is not None:
             self.content.write(data)
 
 
@@ -62,9 +62,7 @@ class ClientRequest:
     def of(cls, request: Any, clock: IReactorTime, stall_timeout: float) -> ClientRequest:
         """Take over a request of Twisted's."""
         headers = tuple(
-            (name.lower(), value)
-            for name, values in request.requestHeaders.getAllRawHeaders()
-            for value in values
+            (name.lower(), value) for name, values in request.requestHeaders.getAllRawHeaders() for value in values
         )
         stream = ClientStream(request, clock, stall_timeout)
         path = request.path.decode("ascii", "replace")
@@ -85,9 +83,7 @@ class ClientRequest:
         :raises BodyTooLarge: it has more bytes than allowed.
         """
         if self._request.too_large:
-            raise BodyTooLarge(
-                f"The body is larger than {self._request.max_body_bytes} bytes (MAX_BODY_BYTES)."
-            )
+            raise BodyTooLarge(f"The body is larger than {self._request.max_body_bytes} bytes (MAX_BODY_BYTES).")
         content: bytes = self._request.content.read()
         return content
 

@@ -58,6 +58,11 @@ class Exchange:
         """Whether somebody waits for an answer."""
         return self.message.kind is Kind.REQUEST
 
+    def was_sent(self) -> None:
+        """It is being handed to the network, so the backend may have it."""
+        if self.delivery is Delivery.NOT_SENT:
+            self.delivery = Delivery.SENT
+
     @property
     def size(self) -> int:
         """How many bytes it keeps."""

@@ -119,9 +119,7 @@ class Memory:
         for tool in _items(page, "tools"):
             hints = tool.get("annotations")
             hints = hints if isinstance(hints, dict) else {}
-            self.tools[str(tool.get("name"))] = (
-                hints.get("readOnlyHint") is True or hints.get("idempotentHint") is True
-            )
+            self.tools[str(tool.get("name"))] = hints.get("readOnlyHint") is True or hints.get("idempotentHint") is True
 
 
 @frozen

@@ -109,7 +109,7 @@ class Lifecycle(Protocol):
 
 
 def _build() -> TypeMachineBuilder[Lifecycle, Effects]:
-    builder = TypeMachineBuilder(Lifecycle, Effects)
+    builder = TypeMachineBuilder(Lifecycle, Effects)  # type: ignore[type-abstract]
     state = {phase: builder.state(phase.value) for phase in Phase}
     inputs = {
         name: getattr(Lifecycle, name)

@@ -54,10 +54,7 @@ def end_to_end(headers: Iterable[Header]) -> Headers:
     """The headers that cross, in order; names compare without case, ``Connection`` may name more to drop."""
     headers = tuple(headers)
     named = {
-        token.strip().lower()
-        for name, value in headers
-        if name.lower() == b"connection"
-        for token in value.split(b",")
+        token.strip().lower() for name, value in headers if name.lower() == b"connection" for token in value.split(b",")
     }
     return tuple(
         (name, value)

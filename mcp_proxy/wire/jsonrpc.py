@@ -168,8 +168,9 @@ def cancelled_id(message: Message) -> bytes | None:
 
 
 _ID = rb'"id"\s*:\s*(-?\d+|"(?:[^"\\]|\\.)*")\s*'
-_ID_FIRST = re.compile(rb'\s*\{\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?' + _ID + rb',\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?"(?:result|error)"')
-_ID_LAST = re.compile(rb'"jsonrpc"\s*:\s*"2\.0"\s*,\s*' + _ID + rb'\}\s*$')
+_VERSION = rb'"jsonrpc"\s*:\s*"2\.0"\s*,\s*'
+_ID_FIRST = re.compile(rb"\s*\{\s*(?:" + _VERSION + rb")?" + _ID + rb",\s*(?:" + _VERSION + rb')?"(?:result|error)"')
+_ID_LAST = re.compile(_VERSION + _ID + rb"\}\s*$")
 
 
 def answered_id(head: bytes, tail: bytes) -> bytes | None:

@@ -1,0 +1,49 @@
+# Everything runs in an environment of its own; a fresh machine needs python3 (3.10 or later), venv and make,
+# and `make test` also node and npm for the tests against the TypeScript SDK.
+
+PYTHON ?= python3
+VENV ?= .venv
+TEST_TIMEOUT ?= 15m
+BIN = $(VENV)/bin
+SDK = tests/e2e/typescript
+
+.PHONY: help demo run test lint clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.demo  ## show a client that survives the restart of its server
+	$(BIN)/python -m mcp_proxy.demo
+
+run: $(VENV)/.run  ## run the proxy alone, configured by .env
+	$(BIN)/mcp-proxy
+
+test: $(VENV)/.test $(if $(wildcard $(SDK)/package.json),$(SDK)/node_modules/.stamp)  ## run all tests
+	timeout --foreground --kill-after=30 $(TEST_TIMEOUT) $(BIN)/python -m twisted.trial tests
+
+lint: $(VENV)/.lint  ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:  ## remove what the other targets made
+	rm -rf $(VENV) $(SDK)/node_modules build dist *.egg-info _trial_temp* .hypothesis .mypy_cache .ruff_cache
+	rm -f twisted/plugins/dropin.cache
+
+$(VENV)/.venv:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "mcp-proxy needs Python 3.10 or later")'
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+# One stamp for each set of extras; a change of the requirements makes them stale.
+$(VENV)/.run: EXTRAS =
+$(VENV)/.demo: EXTRAS = [demo]
+$(VENV)/.test: EXTRAS = [test]
+$(VENV)/.lint: EXTRAS = [test,dev]
+$(VENV)/.run $(VENV)/.demo $(VENV)/.test $(VENV)/.lint: $(VENV)/.venv setup.cfg pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.$(EXTRAS)'
+	touch $@
+
+$(SDK)/node_modules/.stamp: $(wildcard $(SDK)/package.json $(SDK)/package-lock.json)
+	npm --prefix $(SDK) $(if $(wildcard $(SDK)/package-lock.json),ci,install) --no-audit --no-fund
+	touch $@

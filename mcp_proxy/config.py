@@ -1,0 +1,273 @@
+"""What can be set, and how a setting gets its value.
+
+The fields of `Settings` are the one table: a field's name, default, parser and help sentence make the
+environment variable, the command line flag and the check. `.env.example`, the README and
+``twistd mcp-proxy --help`` follow it.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from ipaddress import IPv6Address
+from pathlib import Path
+from typing import Any, Literal, cast
+from urllib.parse import urlsplit
+
+import attrs
+from dotenv import dotenv_values
+from twisted.internet.endpoints import quoteStringArgument, serverFromString
+
+_KEY = "mcp_proxy.config"
+_WHOLE = re.compile(r"[0-9]{1,15}")
+_DECIMAL = re.compile(r"[0-9]{1,15}(\.[0-9]{1,9})?|\.[0-9]{1,9}")
+_UNPRINTABLE = re.compile(r"[\x00-\x20\x7f-\xa0]")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9._:\[\]-]+")
+_NAME = r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?"
+_HOST = re.compile(_NAME)
+_HOST_AND_PORT = re.compile(rf"({_NAME}|\[[0-9a-f:.]+\])(:[0-9]{{1,5}})?")
+
+
+class ConfigError(ValueError):
+    """A setting has a value that is not allowed. The message is one line and holds no credential."""
+
+
+@attrs.frozen
+class Kind:
+    """A type of setting: `parse` makes a value of text, or raises ValueError; `allowed` says of which."""
+
+    parse: Callable[[str], Any]
+    allowed: str
+
+
+@attrs.frozen
+class Variable:
+    """One row of the table: everything there is to know about one setting."""
+
+    name: str
+    flag: str
+    attribute: str
+    default: str
+    kind: Kind
+    help: str
+
+
+def _url(text: str) -> str:
+    parts = urlsplit(text)
+    port_is_bad = parts.port == 0 or parts.netloc.endswith(":")
+    if parts.scheme not in ("http", "https") or not parts.hostname or port_is_bad:
+        raise ValueError("not an http URL with a host")
+    if "?" in text or "#" in text or _UNPRINTABLE.search(text):
+        raise ValueError("more than scheme, host, port and path")
+    return text.rstrip("/")
+
+
+def _path(text: str) -> str:
+    if not text.startswith("/") or text.startswith("//") or "#" in text or _UNPRINTABLE.search(text):
+        raise ValueError("not a path")
+    return text
+
+
+def _host(text: str) -> str:
+    if ":" in text:
+        return str(IPv6Address(text))
+    if not _HOST.fullmatch(text.lower()):
+        raise ValueError("not a host")
+    return text
+
+
+def _endpoint(text: str) -> str:
+    if text:
+        # Building the endpoint checks the whole string, and opens nothing: only `listen()` uses the reactor.
+        try:
+            serverFromString(cast(Any, None), text)
+        except Exception as error:  # each endpoint plugin has its own errors
+            raise ValueError("not an endpoint") from error
+    return text
+
+
+def _whole(lowest: int, highest: int | None = None) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not _WHOLE.fullmatch(text):
+            raise ValueError("not a whole number")
+        number = int(text)
+        if number < lowest or (highest is not None and number > highest):
+            raise ValueError("out of range")
+        return number
+
+    return parse
+
+
+def _seconds(text: str) -> float:
+    if not _DECIMAL.fullmatch(text):
+        raise ValueError("not a number")
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise ValueError("out of range")
+    return number
+
+
+def _choice(*words: str) -> Kind:
+    def parse(text: str) -> str:
+        if text.lower() not in words:
+            raise ValueError("not one of the words")
+        return text.lower()
+
+    return Kind(parse, "one of " + ", ".join(words))
+
+
+def _list_of(item: re.Pattern[str]) -> Callable[[str], tuple[str, ...]]:
+    def parse(text: str) -> tuple[str, ...]:
+        items = tuple(part.strip().lower() for part in text.split(",")) if text else ()
+        if items != ("*",) and not all(map(item.fullmatch, items)):
+            raise ValueError("not such a list")
+        return items
+
+    return parse
+
+
+_URL = Kind(_url, "an http:// or https:// URL with a host, without query or fragment")
+_PATH = Kind(_path, "a path that starts with one /")
+_SECONDS = Kind(_seconds, "a number above 0, such as 2 or 0.5")
+_COUNT = Kind(_whole(1), "a whole number from 1 up")
+_COUNT_OR_0 = Kind(_whole(0), "a whole number from 0 up")
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(value)
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else _redact_valid(str(value))
+
+
+def _redact_valid(text: str) -> str:
+    return re.sub(r"^(https?://)[^/]*@", r"\1***@", text.partition("?")[0]) + ("?***" if "?" in text else "")
+
+
+def _variable(default: str, kind: Kind, help: str) -> Any:
+    row = (default, kind, help)
+    return attrs.field(default=kind.parse(default), metadata={_KEY: row}, repr=_shown)
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """The effective configuration. Times are seconds, sizes are bytes."""
+
+    backend_url: str = _variable("http://localhost:3000", _URL, "Where the MCP server is.")
+    backend_sse_path: str = _variable("/mcp/sse", _PATH, "The backend's HTTP+SSE endpoint.")
+    backend_health_path: str = _variable("/health", _PATH, "The path that tells whether the backend is up.")
+    proxy_host: str = _variable(
+        "127.0.0.1", Kind(_host, "a host name or an IP address"), "The address that clients connect to."
+    )
+    proxy_port: int = _variable(
+        "8001",
+        Kind(_whole(0, 65535), "a whole number from 0 to 65535"),
+        "The port that clients connect to; 0 takes any free one.",
+    )
+    listen: str = _variable(
+        "",
+        Kind(_endpoint, "empty, or a Twisted endpoint such as tcp:8001:interface=127.0.0.1"),
+        "A Twisted server endpoint to use instead of PROXY_HOST and PROXY_PORT.",
+    )
+    max_reconnect_attempts: int = _variable(
+        "10", _COUNT_OR_0, "Attempts to reach a lost backend before held requests are answered; 0: no limit."
+    )
+    reconnect_delay: float = _variable("2", _SECONDS, "Seconds between two such attempts.")
+    hold_timeout: float = _variable("45", _SECONDS, "Seconds that a request waits for a lost backend.")
+    keepalive_interval: float = _variable("15", _SECONDS, "Seconds between two comments on a silent stream.")
+    connect_timeout: float = _variable("10", _SECONDS, "Seconds to connect to the backend.")
+    stall_timeout: float = _variable("30", _SECONDS, "Seconds until a client that reads nothing is dropped.")
+    health_interval: float = _variable("10", _SECONDS, "Seconds between two checks of the backend's health.")
+    session_idle_timeout: float = _variable("1800", _SECONDS, "Seconds until an unused session is closed.")
+    max_sessions: int = _variable("1000", _COUNT, "The most sessions at the same time.")
+    max_body_bytes: int = _variable("4194304", _COUNT, "The largest request body taken from a client.")
+    max_event_bytes: int = _variable("16777216", _COUNT, "The largest single event taken from the backend.")
+    hold_max_requests: int = _variable("100", _COUNT_OR_0, "Requests that a session may hold in an outage.")
+    hold_max_bytes: int = _variable("8388608", _COUNT_OR_0, "Bytes that a session may hold in an outage.")
+    retry_tool_calls: Literal["never", "annotated"] = _variable(
+        "never",
+        _choice("never", "annotated"),
+        "Whether a tool call that may have run is sent again: never, or when the tool is annotated as safe.",
+    )
+    allowed_origins: tuple[str, ...] = _variable(
+        "",
+        Kind(_list_of(_ORIGIN), "a comma-separated list of origins such as https://app.example.com, or *"),
+        "Origins that browsers may call from; empty means loopback origins only.",
+    )
+    allowed_hosts: tuple[str, ...] = _variable(
+        "",
+        Kind(_list_of(_HOST_AND_PORT), "a comma-separated list of host names, with or without a port, or *"),
+        "Host headers that are served; empty means loopback names on a loopback address, else any.",
+    )
+    log_level: Literal["debug", "info", "warn", "error"] = _variable(
+        "info", _choice("debug", "info", "warn", "error"), "The least severe events that are logged."
+    )
+    log_format: Literal["text", "json"] = _variable(
+        "text", _choice("text", "json"), "Whether an event is logged as plain text or as a JSON object."
+    )
+
+    @property
+    def backend_url_redacted(self) -> str:
+        """`backend_url` without its user name and password, for logs and messages."""
+        return _redact_valid(self.backend_url)
+
+    @property
+    def endpoint(self) -> str:
+        """The Twisted server endpoint to listen on: LISTEN, or else PROXY_HOST and PROXY_PORT."""
+        return self.listen or f"tcp:{self.proxy_port}:interface={quoteStringArgument(self.proxy_host)}"
+
+    def describe(self) -> dict[str, str]:
+        """Return each variable's name and effective value as text, without credentials."""
+        return {v.name: _shown(getattr(self, v.attribute)) for v in VARIABLES}
+
+
+def _redact_any(text: str) -> str:
+    # The text is no valid value, so nobody knows where its user info ends: rather hide too much.
+    text = re.sub(r"\?.*", "?***", text, flags=re.DOTALL)
+    return re.sub(r"^([A-Za-z][A-Za-z0-9+.-]*:/{1,2})?.*@", r"\1***@", text, flags=re.DOTALL)
+
+
+VARIABLES: tuple[Variable, ...] = tuple(
+    Variable(field.name.upper(), "--" + field.name.replace("_", "-"), field.name, *field.metadata[_KEY])
+    for field in attrs.fields(Settings)
+)
+
+
+def load(flags: Mapping[str, str | None], environ: Mapping[str, str], env_file: Path | None) -> Settings:
+    """Return the settings: flags win over the environment, that over the .env file, that over the defaults.
+
+    `flags` maps variable names to what the command line gave, None for a flag that was not given. An empty
+    variable in `environ` or `env_file` counts as not set; names that are not in the table are ignored, and so
+    is a file that does not exist. Raises `ConfigError` for a value that is not allowed or a file that cannot
+    be read.
+    """
+    file = _read(env_file)
+    values = {}
+    for variable in VARIABLES:
+        name = variable.name
+        if (given := flags.get(name)) is not None:
+            values[variable.attribute] = _parse(variable, given, f"flag {variable.flag}")
+        elif given := environ.get(name, "").strip():
+            values[variable.attribute] = _parse(variable, given, "the environment")
+        elif given := (file.get(name) or "").strip():
+            values[variable.attribute] = _parse(variable, given, str(env_file))
+    return Settings(**values)
+
+
+def _read(env_file: Path | None) -> Mapping[str, str | None]:
+    if env_file is None:
+        return {}
+    try:
+        # No interpolation: a `$` in a password means itself. `utf-8-sig` also reads what Windows writes.
+        return dotenv_values(env_file, interpolate=False, encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ConfigError(f"{env_file} cannot be read: {reason}") from error
+
+
+def _parse(variable: Variable, text: str, source: str) -> Any:
+    try:
+        return variable.kind.parse(text.strip())
+    except ValueError as error:
+        shown = _redact_any(text)
+        shown = shown if len(shown) <= 100 else shown[:100] + "..."
+        message = f"{variable.name} (from {source}) is {shown!r}, but must be {variable.kind.allowed}"
+        raise ConfigError(message) from error

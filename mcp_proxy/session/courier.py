@@ -1,0 +1,442 @@
+"""Carries the messages of one session between its client and whatever link it has at the moment.
+
+It knows which requests are outstanding both ways and gives each its fate: sent, held, sent again, answered with the
+truth. When there is a link, and when there is none, is the session's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from attrs import frozen
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from mcp_proxy.session import truth
+from mcp_proxy.session.exchanges import MAX_IN_FLIGHT, BackendRequest, Delivery, Exchange, Exchanges, Full
+from mcp_proxy.session.handshake import Memory
+from mcp_proxy.session.interfaces import Challenge, ILink, Outgoing, Refusal
+from mcp_proxy.session.lifecycle import Phase
+from mcp_proxy.timers import Timers
+from mcp_proxy.wire import jsonrpc, revisions
+from mcp_proxy.wire.errors import BackendRefused, NotJSONRPC, Overloaded, ProxyError
+from mcp_proxy.wire.headers import Headers
+from mcp_proxy.wire.jsonrpc import Message
+from mcp_proxy.wire.sse import Oversized
+
+log = Logger()
+
+#: A held request with a progress token hears of it after this many seconds, and then again and again.
+FIRST_BEAT, NEXT_BEAT = 5.0, 10.0
+#: The namespace of our own request ids.
+OWN_PREFIX = b'"mcp-proxy/'
+
+
+@frozen
+class Policy:
+    """What the operator decided. Times in seconds.
+
+    ``max_attempts`` 0 is no limit. ``linger`` is how long the link outlives the client's stream.
+    """
+
+    hold_timeout: float = 45.0
+    max_held: int = 100
+    max_held_bytes: int = 8 * 1024 * 1024
+    max_attempts: int = 10
+    reconnect_delay: float = 2.0
+    handshake_timeout: float = 10.0
+    linger: float = 5.0
+    retry_annotated_tools: bool = False
+    jitter: Callable[[float], float] = lambda delay: delay
+
+
+class IRoute(Protocol):
+    """What the courier sees of its session."""
+
+    @property
+    def phase(self) -> Phase:
+        """Where the session is."""
+
+    @property
+    def generation(self) -> int:
+        """The number of the link."""
+
+    @property
+    def label(self) -> str:
+        """How logs name the session."""
+
+    @property
+    def headers(self) -> Headers:
+        """The standing headers of the client."""
+
+    @property
+    def memory(self) -> Memory:
+        """What is remembered for the next link."""
+
+    @property
+    def link(self) -> ILink | None:
+        """The link, if there is one."""
+
+    @property
+    def attached(self) -> bool:
+        """Whether there is a client."""
+
+    @property
+    def outage(self) -> float:
+        """For how many seconds the backend has been away."""
+
+    @property
+    def trouble(self) -> str:
+        """Why there is no link, in words."""
+
+    def emit(self, raw: bytes) -> None:
+        """Send a message to the client."""
+
+    def lost(self, reason: str, challenge: Challenge | None = None) -> None:
+        """The link has turned out to be of no use."""
+
+    def challenged(self, challenge: Challenge) -> None:
+        """The backend wants to see other credentials."""
+
+    def initialized(self) -> None:
+        """The client's own initialize was answered."""
+
+    def settled(self) -> None:
+        """A request was answered."""
+
+
+class Courier:
+    """See the module. Callers: the session, which passes on what its client and its link say."""
+
+    def __init__(self, route: IRoute, clock: IReactorTime, policy: Policy) -> None:
+        self._route = route
+        self._clock = clock
+        self._policy = policy
+        self._timers = Timers(clock)
+        self._exchanges = Exchanges(policy.max_held, policy.max_held_bytes)
+        self._backend_requests: dict[bytes, BackendRequest] = {}  # by the id that the client knows
+        self._probing: dict[bytes, Exchange] = {}  # by the id of our ping
+        self._count = 0
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests wait for the backend's answer."""
+        return len(self._exchanges.in_flight)
+
+    @property
+    def held(self) -> int:
+        """How many messages wait for a link."""
+        return len(self._exchanges.held)
+
+    def own_id(self) -> bytes:
+        """A new id for a request of our own."""
+        self._count += 1
+        return OWN_PREFIX + b'%d"' % self._count
+
+    def awaits_initialize(self) -> bool:
+        """Whether an initialize of the client's is on its way."""
+        return any(exchange.message.method == revisions.INITIALIZE for exchange in self._exchanges)
+
+    # -- from the client ---------------------------------------------------------------------------------------
+
+    def take_request(self, message: Message, headers: Headers) -> Exchange | None:
+        """A request of the client's; None if it is one that is on its way already.
+
+        :raises NotJSONRPC: its id is that of another request.
+        """
+        identity = message.id or b""
+        known = self._exchanges.find(identity)
+        if known is not None:
+            if known.fingerprint == hash(message.raw):
+                return None  # the client did not hear our 202
+            raise NotJSONRPC("Another request with this id is not answered yet. Use a new id.")
+        is_unfit = jsonrpc.is_fragile(identity) or identity.startswith(OWN_PREFIX)
+        backend_id = self.own_id() if is_unfit else identity
+        return Exchange(message, headers, arrived=self._clock.seconds(), backend_id=backend_id)
+
+    def take_notification(self, message: Message, headers: Headers) -> None:
+        """A notification of the client's, but neither ``initialized`` nor ``cancelled``."""
+        exchange = Exchange(message, headers, arrived=self._clock.seconds())
+        if self._route.phase is Phase.LIVE:
+            self.send(exchange)
+        elif message.method != revisions.PROGRESS:  # progress is about a request that died with its link
+            self.hold(exchange)
+
+    def take_answer(self, message: Message, headers: Headers) -> None:
+        """The client answers a request of the backend's; nobody waits for answers to an earlier backend."""
+        request = self._backend_requests.pop(message.id or b"", None)
+        if request is not None and self._route.link is not None:
+            self._route.link.send(Outgoing(jsonrpc.with_id(message.raw, request.backend_id), headers))
+        else:
+            log.debug("answer to a request of an earlier backend dropped", session=self._route.label)
+
+    def take_cancellation(self, message: Message, headers: Headers) -> None:
+        """The client does not want an answer any more."""
+        identity = jsonrpc.cancelled_id(message)
+        exchange = None if identity is None else self._exchanges.find(identity)
+        if exchange is None or identity is None:
+            return
+        if exchange in self._exchanges.held:
+            self._exchanges.drop(exchange)
+            return
+        exchange.cancelled = True
+        if self._route.link is not None:
+            raw = message.raw
+            if exchange.backend_id != identity:
+                raw = jsonrpc.with_cancelled_id(raw, exchange.backend_id)
+            self._route.link.send(Outgoing(raw, headers))
+
+    # -- towards the backend -----------------------------------------------------------------------------------
+
+    def send(self, exchange: Exchange) -> None:
+        """Give a message to the link."""
+        message, link = exchange.message, self._route.link
+        if link is None:
+            return
+        if exchange.is_request:
+            try:
+                self._exchanges.dispatch(exchange)
+            except Full:
+                self.fail(exchange, Overloaded("Too many requests are in flight; this one was not delivered."))
+                return
+        raw = message.raw
+        if exchange.is_request and exchange.backend_id != message.id:
+            raw = jsonrpc.with_id(raw, exchange.backend_id)
+        is_safe = exchange.is_request and revisions.is_safe(message)
+        link.send(Outgoing(raw, exchange.headers, exchange, is_safe, barrier=not exchange.is_request))
+
+    def hold(self, exchange: Exchange) -> None:
+        """Keep a message until there is a link, or until its time is up."""
+        now = self._clock.seconds()
+        try:
+            self._exchanges.hold(exchange, now + self._policy.hold_timeout)
+        except Full:
+            self.fail(exchange, Overloaded())
+            return
+        exchange.beat = now + FIRST_BEAT
+        self._arm()
+
+    def release(self) -> None:
+        """There is a live link: what was held goes, in the order in which it came."""
+        for exchange in self._exchanges.ready(self._clock.seconds()):
+            self.send(exchange)
+        self._arm()
+
+    def settle(self) -> None:
+        """The link is gone: every message that was on it gets its fate."""
+        self._probing.clear()
+        requests, self._backend_requests = self._backend_requests, {}
+        for identity in requests:
+            about = {"requestId": _plain(identity), "reason": "the backend that asked has gone"}
+            self._route.emit(jsonrpc.notification(revisions.CANCELLED, about))
+        now = self._clock.seconds()
+        for exchange in self._exchanges.lose(self._is_repeatable, now + self._policy.hold_timeout):
+            self.fail(exchange, truth.outcome_unknown(exchange, self._route.trouble))
+        for exchange in self._exchanges.held:
+            exchange.beat = max(exchange.beat, now + FIRST_BEAT)
+        self._arm()
+
+    def answer_held(self, *, but_initialize: bool) -> None:
+        """Nobody is to wait any more; an initialize may be excepted, for a client gives up on an error there."""
+        for exchange in self._exchanges.take_held(
+            lambda exchange: but_initialize and exchange.message.method == revisions.INITIALIZE
+        ):
+            self._give_up_on(exchange)
+        self._arm()
+
+    def stop(self) -> None:
+        """The session is over."""
+        self.answer_held(but_initialize=False)
+        self._timers.cancel_all()
+
+    def _is_repeatable(self, message: Message) -> bool:
+        """Whether a request whose outcome is unknown may be sent again."""
+        if revisions.is_safe(message):
+            return True
+        if message.method == revisions.CALL_TOOL and self._policy.retry_annotated_tools:
+            return self._route.memory.tools.get(str(message.params().get("name")), False)
+        return False
+
+    # -- what becomes of a message -----------------------------------------------------------------------------
+
+    def accepted(self, outgoing: Outgoing) -> None:
+        """The backend took a message."""
+        if outgoing.exchange is not None:
+            outgoing.exchange.delivery = Delivery.ACCEPTED
+        probed = self._probing.pop(outgoing.own_id, None)
+        if probed is not None and self._exchanges.answered(probed.backend_id) is probed:
+            # the backend knows the session, so its 400 was meant for that very message
+            self.fail(probed, BackendRefused("The backend refused the message with HTTP status 400.", status=400))
+
+    def refused(self, outgoing: Outgoing, refusal: Refusal) -> None:
+        """A message was not taken, or nobody knows."""
+        exchange = outgoing.exchange
+        method = exchange.message.method if exchange is not None else ""
+        log.debug("message not taken: {reason}", reason=refusal.reason, session=self._route.label, method=method)
+        if refusal.status in (404, 410) or outgoing.own_id in self._probing:
+            if exchange is not None:
+                self._rejected(exchange)
+            self._route.lost(f"the backend does not know the session any more ({refusal.reason})")
+        elif exchange is None or not exchange.is_request:
+            if self._route.phase is Phase.HANDSHAKING and exchange is None:
+                self._route.lost(refusal.reason, refusal.challenge)
+        elif refusal.status == 0 or refusal.status >= 502:
+            self._undelivered(exchange, refusal)
+        elif refusal.status == 400 and self._route.memory.initialize and not exchange.rejected:
+            self._probe(exchange)
+        else:
+            self._exchanges.drop(exchange)
+            if refusal.status < 500:
+                exchange.delivery = Delivery.NOT_SENT
+            if refusal.challenge is not None:
+                self._route.challenged(refusal.challenge)
+            self.fail(exchange, truth.refused(refusal))
+
+    def _rejected(self, exchange: Exchange) -> None:
+        """Refused before it was looked at: it may be sent once more, whatever it is."""
+        exchange.delivery = Delivery.NOT_SENT
+        if exchange.rejected and exchange.is_request:
+            self._exchanges.drop(exchange)
+            self.fail(exchange, BackendRefused("The backend refused the request twice as unknown to it."))
+        exchange.rejected = True
+
+    def _undelivered(self, exchange: Exchange, refusal: Refusal) -> None:
+        """No answer to the POST, or a gateway's: how far it got is known by its delivery."""
+        self._exchanges.drop(exchange)
+        if exchange.delivery is Delivery.NOT_SENT:
+            # nobody listens although the stream lives: the backend is about to go
+            self.hold(exchange)
+            self._route.lost(refusal.reason)
+        elif self._is_repeatable(exchange.message) and exchange.resends == 0:
+            exchange.resends += 1
+            exchange.not_before = self._clock.seconds() + self._policy.jitter(self._policy.reconnect_delay) / 4
+            self.hold(exchange)
+        else:
+            self.fail(exchange, truth.outcome_unknown(exchange, refusal.reason))
+
+    def _probe(self, exchange: Exchange) -> None:
+        """Does 400 mean this message, or the session? A ping, which cannot be wrong, tells."""
+        identity = self.own_id()
+        self._probing[identity] = exchange
+        exchange.rejected = True
+        exchange.delivery = Delivery.NOT_SENT
+        if self._route.link is not None:
+            ping = jsonrpc.request(identity, revisions.PING)
+            self._route.link.send(Outgoing(ping, self._route.headers, barrier=False, own_id=identity))
+
+    # -- from the backend --------------------------------------------------------------------------------------
+
+    def deliver_answer(self, message: Message) -> None:
+        """The backend answered a request of the client's."""
+        exchange = self._exchanges.answered(message.id)
+        if exchange is None:
+            log.debug("answer that nobody waits for dropped", session=self._route.label)
+            return
+        raw = self._route.memory.answered(exchange.message, message)
+        if exchange.backend_id != exchange.message.id:
+            raw = jsonrpc.with_id(raw, exchange.message.id or b"null")
+        if not (exchange.cancelled and message.is_error):
+            self._route.emit(raw)
+        if exchange.message.method == revisions.INITIALIZE and not message.is_error:
+            self._route.initialized()
+        self._route.settled()
+
+    def deliver_request(self, message: Message) -> None:
+        """The backend asks; its request gets an id of ours, for a restarted backend counts from the start again."""
+        route = self._route
+        if message.method == revisions.PING and not route.attached:
+            if route.link is not None:
+                route.link.send(Outgoing(jsonrpc.result(message.id or b"", {}), route.headers))
+            return
+        if len(self._backend_requests) >= MAX_IN_FLIGHT:
+            log.warn("backend request dropped: too many are unanswered", session=route.label)
+            return
+        self._count += 1
+        identity = b'"%d.%d"' % (route.generation, self._count)
+        self._backend_requests[identity] = BackendRequest(message.id or b"", message.method)
+        route.emit(jsonrpc.with_id(message.raw, identity))
+
+    def deliver_cancellation(self, message: Message) -> None:
+        """The backend does not want an answer any more."""
+        cancelled = jsonrpc.cancelled_id(message)
+        for identity, request in list(self._backend_requests.items()):
+            if request.backend_id == cancelled:
+                del self._backend_requests[identity]
+                self._route.emit(jsonrpc.with_cancelled_id(message.raw, identity))
+
+    def deliver_oversized(self, event: Oversized) -> None:
+        """The backend sent more than we take: whoever waits for it is told."""
+        exchange = self._exchanges.answered(jsonrpc.answered_id(event.head, event.tail))
+        if exchange is None:
+            log.warn("event of {size} bytes dropped", size=event.size, session=self._route.label)
+            return
+        exchange.delivery = Delivery.ACCEPTED
+        self.fail(exchange, truth.answer_too_large(event.size))
+        self._route.settled()
+
+    # -- answers of our own ------------------------------------------------------------------------------------
+
+    def fail(self, exchange: Exchange, error: ProxyError) -> None:
+        """Answer a request with an error that tells the truth; for anything else nobody waits."""
+        if not exchange.is_request or exchange.cancelled:
+            return
+        log.warn(
+            "request answered by the proxy: {error}",
+            error=type(error).__name__,
+            session=self._route.label,
+            generation=self._route.generation,
+            method=exchange.message.method,
+            delivery=exchange.delivery.value,
+            outage_ms=int(self._route.outage * 1000),
+        )
+        self._route.emit(truth.error_answer(exchange, error, self._route.outage, self._policy.reconnect_delay))
+
+    def _give_up_on(self, exchange: Exchange) -> None:
+        self.fail(exchange, truth.given_up(exchange, self._route.outage, self._route.trouble))
+
+    # -- the time that a message may be held -------------------------------------------------------------------
+
+    def _arm(self) -> None:
+        """One timer for all that is held."""
+        held = self._exchanges.held
+        if not held:
+            self._timers.cancel("hold")
+            return
+        now = self._clock.seconds()
+        is_live = self._route.phase is Phase.LIVE
+        due = min(
+            min(exchange.deadline, exchange.beat, exchange.not_before if is_live else exchange.deadline)
+            for exchange in held
+        )
+        self._timers.set("hold", max(0.0, due - now), self._due)
+
+    def _due(self) -> None:
+        now = self._clock.seconds()
+        for exchange in self._exchanges.expired(now):
+            self._give_up_on(exchange)
+        for exchange in self._exchanges.held:
+            if exchange.beat <= now:
+                exchange.beat = now + NEXT_BEAT
+                self._beat(exchange)
+        if self._route.phase is Phase.LIVE:
+            self.release()
+        self._arm()
+
+    def _beat(self, exchange: Exchange) -> None:
+        """A held request that gave a progress token hears that it is not forgotten."""
+        meta = exchange.message.params().get("_meta") if exchange.is_request else None
+        token = meta.get("progressToken") if isinstance(meta, dict) else None
+        if token is None:
+            return
+        exchange.beats += 1
+        progress = {
+            "progressToken": token,
+            "progress": exchange.beats / 1_000_000,  # far below what the backend will say: it must only ever grow
+            "message": "the backend is away; the request is held until it is back",
+        }
+        self._route.emit(jsonrpc.notification(revisions.PROGRESS, progress))
+
+
+def _plain(identity: bytes) -> str:
+    return identity.decode().strip('"')

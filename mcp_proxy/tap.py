@@ -1,0 +1,140 @@
+"""The command line: ``twistd mcp-proxy``, ``python -m twisted mcp-proxy`` and the script ``mcp-proxy``."""
+
+import os
+import signal
+import sys
+from collections.abc import Mapping, MutableMapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn, TextIO, cast
+
+from twisted.application.service import IService, IServiceCollection, MultiService
+from twisted.logger import ILogObserver, Logger, LogLevel
+from twisted.python import usage
+from twisted.python.components import Componentized
+from twisted.python.logfile import LogFile
+
+from . import __version__
+from .config import VARIABLES, ConfigError, Settings, Variable, load
+from .logs import make_observer
+
+log = Logger()
+
+
+def _parameter(variable: Variable) -> list[str | None]:
+    # The default stays None here, so that `load` can tell a flag that was given from one that was not.
+    default = f"default: {variable.default}" if variable.default else "no default"
+    return [variable.flag.removeprefix("--"), None, None, f"{variable.help} [{variable.name}, {default}]"]
+
+
+class Options(usage.Options):
+    """The flags of ``mcp-proxy``, one for each row of the table in `mcp_proxy.config`.
+
+    After parsing, `settings` holds the checked configuration. Whatever is wrong ends the process with
+    status 1 and one line on stderr.
+    """
+
+    optParameters = [_parameter(variable) for variable in VARIABLES]
+    longdesc = "Each flag wins over the environment variable of that name, which wins over a .env file here."
+    settings: Settings
+
+    def opt_version(self) -> NoReturn:
+        """Print the version and exit."""
+        print("mcp-proxy", __version__)
+        sys.exit(0)
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """Parse `options`; exit with one line, not with twistd's whole help, if one is unknown."""
+        try:
+            super().parseOptions(options)
+        except usage.UsageError as error:
+            sys.exit(f"mcp-proxy: {error} (see mcp-proxy --help)")
+
+    def postOptions(self) -> None:
+        """Load the settings from flags, environment and ``./.env``, or exit with one line."""
+        flags = {variable.name: self[variable.flag.removeprefix("--")] for variable in VARIABLES}
+        try:
+            self.settings = load(flags, os.environ, Path(".env"))
+        except ConfigError as error:
+            sys.exit(f"mcp-proxy: {error}")
+
+
+class _Root(MultiService):
+    """What runs: the proxy, with our log lines and an orderly end on SIGINT and SIGTERM."""
+
+    def __init__(self, child: IService, observer: ILogObserver | None, reactor: Any) -> None:
+        super().__init__()
+        self._observer = observer
+        self._reactor = reactor
+        child.setServiceParent(self)
+
+    def setServiceParent(self, parent: IServiceCollection) -> None:
+        """Join `parent`; if it is the Application, twistd takes its log observer from there."""
+        super().setServiceParent(parent)
+        if self._observer is not None and isinstance(parent, Componentized):
+            parent.setComponent(ILogObserver, self._observer)
+
+    def startService(self) -> None:
+        """Start, and take over the signals as soon as the reactor has set its own handlers."""
+        super().startService()
+        self._reactor.callWhenRunning(self._take_signals)
+
+    def _take_signals(self) -> None:
+        # Twisted's own handlers let the process die of the signal in the end: status 143, not 0.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        # A second signal changes nothing: the shutdown is bounded, and `timeout` sends its signal twice.
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_IGN)
+        self._reactor.callFromThread(self._stop, signal.Signals(number).name)
+
+    def _stop(self, name: str) -> None:
+        log.info("received {name}, stopping", name=name)
+        self._reactor.stop()
+
+
+def makeService(options: Options) -> IService:
+    """Return the whole proxy as one service, configured by `options`; twistd and `main` start it."""
+    from twisted.internet import reactor
+
+    from .service import make_service
+
+    settings = options.settings
+    out = _log_file(options.parent or {})
+    observer = make_observer(settings.log_format, settings.log_level, out) if out is not None else None
+    _log_under_twist(options.parent or {}, settings)
+    shown = " ".join(f"{name}={value}" for name, value in settings.describe().items())
+    log.info("mcp-proxy {version} starts with {settings}", version=__version__, settings=shown)
+    return cast(IService, _Root(make_service(settings, reactor), observer, reactor))
+
+
+def _log_file(twistd: Mapping[str, Any]) -> TextIO | None:
+    """Return where twistd's own options send the log, None where they leave no room for our format."""
+    name = twistd.get("logfile")
+    in_foreground = twistd.get("nodaemon", True)
+    if twistd.get("syslog") or (name == "-" and not in_foreground):
+        return None
+    if name == "-" or (in_foreground and not name):
+        return sys.stdout
+    return cast(TextIO, LogFile.fromFullPath(name or "twistd.log"))
+
+
+def _log_under_twist(twist: MutableMapping[str, Any], settings: Settings) -> None:
+    # `python -m twisted` asks no Application for an observer, but takes a factory from its own options.
+    if "fileLogObserverFactory" in twist:
+        format, level = settings.log_format, settings.log_level
+        twist["fileLogObserverFactory"] = lambda out: make_observer(format, level, out)
+        twist["logLevel"] = LogLevel.debug
+
+
+def main() -> None:
+    """Run the proxy in the foreground, without a pid file, with the flags of the command line."""
+    from twisted.scripts.twistd import ServerOptions, runApp  # type: ignore[attr-defined]
+
+    config = ServerOptions()
+    config.synopsis = "Usage:"
+    config.parseOptions(["--nodaemon", "--pidfile=", "mcp-proxy", *sys.argv[1:]])
+    runApp(config)
