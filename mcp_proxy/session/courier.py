@@ -203,8 +203,7 @@ class Courier:
         raw = message.raw
         if exchange.is_request and exchange.backend_id != message.id:
             raw = jsonrpc.with_id(raw, exchange.backend_id)
-        is_safe = exchange.is_request and revisions.is_safe(message)
-        link.send(Outgoing(raw, exchange.headers, exchange, is_safe, barrier=not exchange.is_request))
+        link.send(Outgoing(raw, exchange.headers, exchange, exchange.is_safe, barrier=not exchange.is_request))
 
     def hold(self, exchange: Exchange) -> None:
         """Keep a message until there is a link, or until its time is up."""
@@ -250,9 +249,10 @@ class Courier:
         self.answer_held(but_initialize=False)
         self._timers.cancel_all()
 
-    def _is_repeatable(self, message: Message) -> bool:
+    def _is_repeatable(self, exchange: Exchange) -> bool:
         """Whether a request whose outcome is unknown may be sent again."""
-        if revisions.is_safe(message):
+        message = exchange.message
+        if exchange.is_safe:
             return True
         if message.method == revisions.CALL_TOOL and self._policy.retry_annotated_tools:
             return self._route.memory.tools.get(str(message.params().get("name")), False)
@@ -262,8 +262,11 @@ class Courier:
 
     def accepted(self, outgoing: Outgoing) -> None:
         """The backend took a message."""
-        if outgoing.exchange is not None:
-            outgoing.exchange.delivery = Delivery.ACCEPTED
+        exchange = outgoing.exchange
+        if exchange is not None:
+            exchange.delivery = Delivery.ACCEPTED
+            if not self._is_repeatable(exchange):
+                exchange.forget_text()
         probed = self._probing.pop(outgoing.own_id, None)
         if probed is not None and self._exchanges.answered(probed.backend_id) is probed:
             # the backend knows the session, so its 400 was meant for that very message
@@ -308,7 +311,7 @@ class Courier:
             # nobody listens although the stream lives: the backend is about to go
             self.hold(exchange)
             self._route.lost(refusal.reason)
-        elif self._is_repeatable(exchange.message) and exchange.resends == 0:
+        elif self._is_repeatable(exchange) and exchange.resends == 0:
             exchange.resends += 1
             exchange.not_before = self._clock.seconds() + self._policy.jitter(self._policy.reconnect_delay) / 4
             self.hold(exchange)

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
+from mcp_proxy.wire import revisions
 from mcp_proxy.wire.headers import Headers
 from mcp_proxy.wire.jsonrpc import Kind, Message
 
@@ -18,6 +19,9 @@ from mcp_proxy.wire.jsonrpc import Kind, Message
 MAX_RESENDS = 3
 #: How many requests a client may have in flight, and a backend towards one client.
 MAX_IN_FLIGHT = 1000
+#: How many bytes large requests in flight may keep in all; one is large over this size.
+MAX_IN_FLIGHT_BYTES = 64 * 1024 * 1024
+LARGE = 64 * 1024
 
 
 class Delivery(Enum):
@@ -49,9 +53,11 @@ class Exchange:
     rejected: bool = False
     cancelled: bool = False
     fingerprint: int = field(init=False)
+    is_safe: bool = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.fingerprint = hash(self.message.raw)
+        self.is_safe = self.is_request and revisions.is_safe(self.message)
 
     @property
     def is_request(self) -> bool:
@@ -62,6 +68,11 @@ class Exchange:
         """It is being handed to the network, so the backend may have it."""
         if self.delivery is Delivery.NOT_SENT:
             self.delivery = Delivery.SENT
+
+    def forget_text(self) -> None:
+        """It will never be sent again: keep no more than its answer needs."""
+        self.message = evolve(self.message, raw=b"", body=b"")
+        self.headers = ()
 
     @property
     def size(self) -> int:
@@ -129,6 +140,10 @@ class Exchanges:
                 self.drop(cancelled)
             if len(self.in_flight) >= MAX_IN_FLIGHT:
                 raise Full()
+        if exchange.size > LARGE:
+            kept = sum(each.size for each in self.in_flight.values())
+            if kept + exchange.size > MAX_IN_FLIGHT_BYTES:
+                raise Full()
         self.in_flight[exchange.backend_id] = exchange
         self._register(exchange)
 
@@ -175,7 +190,7 @@ class Exchanges:
             del self.in_flight[exchange.backend_id]
         self._unregister((exchange,))
 
-    def lose(self, is_repeatable: Callable[[Message], bool], deadline: float) -> list[Exchange]:
+    def lose(self, is_repeatable: Callable[[Exchange], bool], deadline: float) -> list[Exchange]:
         """The link is lost: hold what can be sent (again); return, oldest first, what must be answered."""
         lost, self.in_flight = sorted(self.in_flight.values(), key=lambda each: each.arrived), {}
         self._unregister(lost)
@@ -199,7 +214,7 @@ class Exchanges:
         return unknown
 
     @staticmethod
-    def _may_go_again(exchange: Exchange, is_repeatable: Callable[[Message], bool]) -> bool:
+    def _may_go_again(exchange: Exchange, is_repeatable: Callable[[Exchange], bool]) -> bool:
         if exchange.delivery is Delivery.NOT_SENT:
             return True
-        return exchange.resends < MAX_RESENDS and is_repeatable(exchange.message)
+        return exchange.resends < MAX_RESENDS and is_repeatable(exchange)

@@ -163,14 +163,14 @@ TABLE: dict[tuple[Phase, str], tuple] = {  # type: ignore[type-arg]
     (_P.LIVE, "known"): (_P.HANDSHAKING, "restore"),
     (_P.LIVE, "lost"): (_P.DOWN, "close_link", "settle", "seek"),
     (_P.LIVE, "ending"): (_P.DRAINING, "drain_if_idle"),
-    (_P.LIVE, "client_gone"): (_P.DORMANT, "close_link", "settle"),
-    (_P.LIVE, "close"): (_P.CLOSED, "close_link", "settle", "dispose"),
+    (_P.LIVE, "client_gone"): (_P.DORMANT, "withdraw", "close_link", "settle"),
+    (_P.LIVE, "close"): (_P.CLOSED, "withdraw", "close_link", "settle", "dispose"),
     #
     (_P.DRAINING, "not_ending"): (_P.LIVE, "release"),
     (_P.DRAINING, "drained"): (_P.DOWN, "close_link", "settle", "seek"),
     (_P.DRAINING, "lost"): (_P.DOWN, "close_link", "settle", "seek"),
-    (_P.DRAINING, "client_gone"): (_P.DORMANT, "close_link", "settle"),
-    (_P.DRAINING, "close"): (_P.CLOSED, "close_link", "settle", "dispose"),
+    (_P.DRAINING, "client_gone"): (_P.DORMANT, "withdraw", "close_link", "settle"),
+    (_P.DRAINING, "close"): (_P.CLOSED, "withdraw", "close_link", "settle", "dispose"),
     #
     (_P.PARKED, "wake"): (_P.DOWN, "seek_anew"),
     (_P.PARKED, "turn"): (_P.CONNECTING, "open_link"),

@@ -64,7 +64,7 @@ class Session:
         self.phase = Phase.DORMANT
         self.generation = 0
         self.link: ILink | None = None
-        self.idle_since: float | None = clock.seconds()
+        self.idle_since: float | None = None
         self._backend = backend
         self._clock = clock
         self._policy = policy

@@ -9,7 +9,7 @@ from typing import Any
 
 from mcp_proxy.session.exchanges import Delivery, Exchange
 from mcp_proxy.session.interfaces import Refusal
-from mcp_proxy.wire import jsonrpc, revisions
+from mcp_proxy.wire import jsonrpc
 from mcp_proxy.wire.errors import BackendRefused, NotDelivered, NotRestorable, OutcomeUnknown, ProxyError
 
 
@@ -28,8 +28,7 @@ def not_delivered(outage: float, why: str) -> NotDelivered:
 def outcome_unknown(exchange: Exchange, why: str) -> OutcomeUnknown:
     """The request was sent, and the link was lost before its answer."""
     took = "had accepted" if exchange.delivery is Delivery.ACCEPTED else "may have received"
-    is_safe = revisions.is_safe(exchange.message)
-    advice = "It is safe to repeat." if is_safe else "Check whether it took effect before you repeat it."
+    advice = "It is safe to repeat." if exchange.is_safe else "Check whether it took effect before you repeat it."
     return OutcomeUnknown(
         f"The backend {took} the request and was lost before it answered ({why}). Whether it was carried out is "
         f"unknown. {advice}"
@@ -73,7 +72,7 @@ def error_answer(exchange: Exchange, error: ProxyError, outage: float, retry_aft
     data: dict[str, Any] = {
         "source": "proxy",
         "delivered": exchange.delivery.value,
-        "retrySafe": exchange.delivery is Delivery.NOT_SENT or revisions.is_safe(exchange.message),
+        "retrySafe": exchange.delivery is Delivery.NOT_SENT or exchange.is_safe,
         "retryAfterMs": int(retry_after * 1000),
         "method": exchange.message.method,
         "outageMs": int(outage * 1000),
