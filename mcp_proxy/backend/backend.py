@@ -213,14 +213,22 @@ class Backend:
 
     def _watch(self) -> None:
         """Is the port open again?"""
+        self._try_port(self._port_open, self._port_closed)
+
+    def _try_port(self, opened: Callable[[object], None], closed: Callable[[Failure], None]) -> None:
+        """Try the port, unless that is being done."""
         if self._probing is not None or self._stopped:
             return
-        self._probing = self._probe()
-        self._probing.addCallbacks(self._port_open, self._port_closed)
-        self._probing.addErrback(lambda failure: log.failure("port watch failed", failure))
+
+        def over(result: object) -> object:
+            self._probing = None
+            return result
+
+        probing = self._probing = self._probe()
+        probing.addBoth(over).addCallbacks(opened, closed)
+        probing.addErrback(lambda failure: log.failure("port watch failed", failure))
 
     def _port_open(self, _: object) -> None:
-        self._probing = None
         if self._waiting:
             # Whoever gets a turn finds out whether more than the port is there. Until the next attempt nobody
             # else does: a gateway in front of a dead backend has its port open all the time.
@@ -231,7 +239,6 @@ class Backend:
             self._came_back()
 
     def _port_closed(self, _: Failure) -> None:
-        self._probing = None
         self._pace = min(self._pace * WATCH_GROWTH, max(self._delay, FIRST_WATCH))
         if self._is_down and not self._stopped:
             self._schedule("watch", self._pace, self._watch)
@@ -245,18 +252,14 @@ class Backend:
         """A backend that has stopped listening while links live waits for them to end (uvicorn --reload does)."""
         if self._stopped or self._is_down or not self._live:
             return
-        if self._probing is None:
-            self._probing = self._probe()
-            self._probing.addCallbacks(self._still_listening, self._not_listening)
         self._schedule("live", self._watch_pace(), self._watch_live)
+        self._try_port(self._still_listening, self._not_listening)
 
     def _still_listening(self, _: object) -> None:
-        self._probing = None
         self._strikes = 0
         self._set_ending(False)
 
     def _not_listening(self, failure: Failure) -> None:
-        self._probing = None
         if not failure.check(ConnectionRefusedError):
             return  # too busy to accept is not gone
         self._strikes += 1
