@@ -173,7 +173,7 @@ class Settings:
     reconnect_delay: float = _variable("2", _SECONDS, "Seconds between two such attempts.")
     hold_timeout: float = _variable("45", _SECONDS, "Seconds that a request waits for a lost backend.")
     keepalive_interval: float = _variable("15", _SECONDS, "Seconds between two comments on a silent stream.")
-    connect_timeout: float = _variable("10", _SECONDS, "Seconds to connect to the backend.")
+    connect_timeout: float = _variable("10", _SECONDS, "Seconds for each step of connecting to the backend.")
     stall_timeout: float = _variable("30", _SECONDS, "Seconds until a client that reads nothing is dropped.")
     health_interval: float = _variable("10", _SECONDS, "Seconds between two checks of the backend's health.")
     session_idle_timeout: float = _variable("1800", _SECONDS, "Seconds until an unused session is closed.")
@@ -195,7 +195,7 @@ class Settings:
     allowed_hosts: tuple[str, ...] = _variable(
         "",
         Kind(_list_of(_HOST_AND_PORT), "a comma-separated list of host names, with or without a port, or *"),
-        "Host headers that are served; empty means loopback names on a loopback address, else any.",
+        "Host names served beside loopback names; empty: none on a loopback address, else any.",
     )
     log_level: Literal["debug", "info", "warn", "error"] = _variable(
         "info", _choice("debug", "info", "warn", "error"), "The least severe events that are logged."

@@ -8,18 +8,18 @@ from typing import Any
 
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.endpoints import HostnameEndpoint, serverFromString
+from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort
-from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.server import Site
 
-from mcp_proxy.backend.backend import Backend, Probe
+from mcp_proxy.backend.backend import Backend
 from mcp_proxy.backend.health import Health
 from mcp_proxy.backend.http import BackendHTTP, Target
 from mcp_proxy.backend.http_sse import HTTPSSELink
+from mcp_proxy.backend.port import Port
 from mcp_proxy.config import Settings
 from mcp_proxy.frontend.app import App
 from mcp_proxy.frontend.guard import Guard
@@ -49,6 +49,7 @@ def make_service(settings: Settings, reactor: Any) -> ProxyService:
     jitter = partial(_spread, rng)
     http = BackendHTTP(reactor, settings.connect_timeout)
     target = Target.of(settings.backend_url)
+    port = Port(reactor, target, http.client(), settings.backend_health_path, settings.connect_timeout)
     sse_url = target.url + settings.backend_sse_path
 
     def make_link(owner: ILinkOwner, headers: Headers) -> HTTPSSELink:
@@ -64,7 +65,7 @@ def make_service(settings: Settings, reactor: Any) -> ProxyService:
 
     backend = Backend(
         reactor,
-        _port_probe(target, settings.connect_timeout, reactor),
+        port,
         make_link,
         max_attempts=settings.max_reconnect_attempts,
         delay=settings.reconnect_delay,
@@ -95,14 +96,7 @@ def make_service(settings: Settings, reactor: Any) -> ProxyService:
         )
 
     registry = Registry(make_session, settings.max_sessions, settings.session_idle_timeout)
-    health = Health(
-        backend,
-        http.client(),
-        reactor,
-        target.url + settings.backend_health_path,
-        target.with_credentials(()),
-        settings.connect_timeout,
-    )
+    health = Health(backend, port, reactor, settings.connect_timeout)
     front = HTTPSSEFront(registry, reactor)
     status = StatusPages(registry, health, reactor, settings.backend_url_redacted)
     app = App(_guard(settings), front, status, reactor, settings.stall_timeout)
@@ -202,19 +196,6 @@ class ProxyService(MultiService):
 def _spread(rng: random.Random, delay: float) -> float:
     """The delay, a little shorter or longer, so that many proxies do not knock at the same moment."""
     return delay * rng.uniform(1 - JITTER, 1 + JITTER)
-
-
-def _port_probe(target: Target, timeout: float, reactor: Any) -> Probe:
-    """Tries the backend's port: connects and hangs up."""
-    factory = Factory.forProtocol(Protocol)
-    factory.noisy = False
-
-    async def probe() -> None:
-        endpoint = HostnameEndpoint(reactor, target.host, target.port, timeout=timeout)
-        protocol: Any = await endpoint.connect(factory)
-        protocol.transport.loseConnection()
-
-    return lambda: Deferred.fromCoroutine(probe())
 
 
 def _guard(settings: Settings) -> Guard:

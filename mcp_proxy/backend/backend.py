@@ -8,10 +8,9 @@ the last attempt only the counting ends, never the watch.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -26,18 +25,39 @@ log = Logger()
 MAX_TURNS = 16
 #: The port watch starts at this pace, in seconds, and slows down to RECONNECT_DELAY.
 FIRST_WATCH, WATCH_GROWTH = 0.25, 1.5
-#: How often in a row the port must refuse before links that still live are taken to be in the way of a restart.
+#: How often in a row nobody must answer before links that still live are taken to be in the way of a restart.
 STRIKES = 3
+#: How long, in seconds, an answer may take then.
+ANSWER_WAIT = 1.0
 
-Probe = Callable[[], "Deferred[Any]"]
 MakeLink = Callable[[ILinkOwner, Headers], ILink]
+
+
+class ISentinel(Protocol):
+    """A connection that notices when the backend closes it."""
+
+    def close(self) -> None:
+        """End it."""
+
+
+class IPort(Protocol):
+    """What can be tried without a session; see ``port.Port``."""
+
+    def try_connect(self) -> Deferred[None]:
+        """Fails if nobody listens."""
+
+    def stand_watch(self, closed: Callable[[], None]) -> Deferred[Any]:
+        """Fires with an :class:`ISentinel`; fails if nobody listens."""
+
+    def ask(self, timeout: float) -> Deferred[int]:
+        """Fails if nobody answers."""
 
 
 class Backend:
     """See the module. Callers: sessions (:class:`IBackend`), the health check, the status pages.
 
     :param clock: keeps time.
-    :param probe: tries the port; its Deferred fails if nobody listens.
+    :param port: what can be tried without a session.
     :param make_link: makes a link for a session.
     :param max_attempts: the attempts of one outage before whoever waits is answered; 0 is no limit.
     :param delay: seconds between two attempts.
@@ -47,7 +67,7 @@ class Backend:
     def __init__(
         self,
         clock: IReactorTime,
-        probe: Probe,
+        port: IPort,
         make_link: MakeLink,
         *,
         max_attempts: int,
@@ -60,7 +80,7 @@ class Backend:
         self.spent = False
         self.is_ending = False
         self._clock = clock
-        self._probe = probe
+        self._port = port
         self._max_attempts = max_attempts
         self._delay = delay
         self._jitter = jitter
@@ -73,6 +93,7 @@ class Backend:
         self._strikes = 0
         self._timers = Timers(clock)
         self._probing: Deferred[Any] | None = None
+        self._sentinel: ISentinel | None = None
         self._stopped = False
 
     # -- what others may know ----------------------------------------------------------------------------------
@@ -97,7 +118,7 @@ class Backend:
     def seek(self, seeker: ISeeker) -> None:
         """A session wants to connect; it gets its turn when the backend is there and few others are at it."""
         self._turns.discard(seeker)
-        self._live.discard(seeker)
+        self._not_live(seeker)
         self._waiting[seeker] = None
         if not self._is_down:
             self._give_turns()
@@ -105,7 +126,7 @@ class Backend:
     def withdraw(self, seeker: ISeeker) -> None:
         """A session wants nothing any more."""
         self._waiting.pop(seeker, None)
-        self._live.discard(seeker)
+        self._not_live(seeker)
         if seeker in self._turns:
             self._turns.discard(seeker)
             self._turn_over()
@@ -116,8 +137,12 @@ class Backend:
         self._live.add(seeker)
         self._came_back()
         self._turn_over()
-        if not self._stopped:
-            self._timers.keep("live", self._watch_pace(), self._watch_live)
+        self._stand_watch()
+
+    def _not_live(self, seeker: ISeeker) -> None:
+        self._live.discard(seeker)
+        if not self._live:
+            self._end_watch()
 
     def failed(self, seeker: ISeeker, loss: Loss) -> None:
         """A turn led to nothing; if the backend answered, it is there for others."""
@@ -156,7 +181,7 @@ class Backend:
         if self._is_down or self._stopped:
             return
         self._is_down = True
-        self._timers.cancel("live")
+        self._end_watch()
         self.attempts = 1
         self._pace = min(FIRST_WATCH, self._delay)
         log.warn(
@@ -175,6 +200,7 @@ class Backend:
         self._is_down = self.spent = False
         self.attempts = self._strikes = 0
         self._timers.cancel("attempt", "watch")
+        self._stop_trying()
         if was_away:
             log.info(
                 "reconnected after {seconds:.1f} s",
@@ -182,7 +208,7 @@ class Backend:
                 attempt=attempts or None,
                 outage_ms=int(outage * 1000),
             )
-        self._set_ending(False)
+        self.is_ending = False
 
     def _attempt(self) -> None:
         """One counted attempt; the next is due whatever comes of it."""
@@ -213,10 +239,15 @@ class Backend:
 
     def _watch(self) -> None:
         """Is the port open again?"""
-        self._try_port(self._port_open, self._port_closed)
+        self._try(self._port.try_connect, self._port_open, self._port_closed)
 
-    def _try_port(self, opened: Callable[[object], None], closed: Callable[[Failure], None]) -> None:
-        """Try the port, unless that is being done."""
+    def _try(
+        self,
+        tried: Callable[[], Deferred[Any]],
+        opened: Callable[[object], None],
+        closed: Callable[[Failure], None],
+    ) -> None:
+        """Try something, unless that is being done."""
         if self._probing is not None or self._stopped:
             return
 
@@ -224,7 +255,7 @@ class Backend:
             self._probing = None
             return result
 
-        probing = self._probing = self._probe()
+        probing = self._probing = tried()
         probing.addBoth(over).addCallbacks(opened, closed)
         probing.addErrback(lambda failure: log.failure("port watch failed", failure))
 
@@ -245,50 +276,68 @@ class Backend:
 
     # -- while it is up ----------------------------------------------------------------------------------------
 
-    def _watch_pace(self) -> float:
-        return min(FIRST_WATCH, self._delay) if self._strikes else self._delay
-
-    def _watch_live(self) -> None:
-        """A backend that has stopped listening while links live waits for them to end (uvicorn --reload does)."""
-        if self._stopped or self._is_down or not self._live:
+    def _stand_watch(self) -> None:
+        """Have a connection that a backend which wants to stop closes first, while it waits for its streams."""
+        if self._stopped or self._is_down or not self._live or self._sentinel is not None:
             return
-        self._schedule("live", self._watch_pace(), self._watch_live)
-        self._try_port(self._still_listening, self._not_listening)
+        self._try(lambda: self._port.stand_watch(self._watch_ended), self._watch_stands, lambda _: self._doubt())
 
-    def _still_listening(self, _: object) -> None:
+    def _watch_stands(self, sentinel: Any) -> None:
+        self._sentinel = sentinel
+        if self._stopped or not self._live:
+            self._end_watch()
+
+    def _watch_ended(self) -> None:
+        self._sentinel = None
+        for seeker in list(self._live):
+            seeker.backend_doubted()
+        self._doubt()
+
+    def _end_watch(self) -> None:
+        self._timers.cancel("live")
+        sentinel, self._sentinel = self._sentinel, None
+        if sentinel is not None:
+            sentinel.close()
+
+    def _doubt(self) -> None:
+        """Links live, but does anybody still answer new requests?"""
+        if self._live and not self._is_down:
+            self._try(lambda: self._port.ask(ANSWER_WAIT), self._answered, self._unanswered)
+
+    def _answered(self, _: object) -> None:
         self._strikes = 0
-        self._set_ending(False)
+        self.is_ending = False
+        for seeker in list(self._live):
+            seeker.backend_not_ending()
+        self._schedule("live", self._delay, self._stand_watch)
 
-    def _not_listening(self, failure: Failure) -> None:
-        if not failure.check(ConnectionRefusedError):
-            return  # too busy to accept is not gone
+    def _unanswered(self, _: Failure) -> None:
         self._strikes += 1
         if self._strikes >= STRIKES:
-            self._set_ending(True)
-        else:
-            self._schedule("live", self._watch_pace(), self._watch_live)
+            self._let_go()
+        self._schedule("live", min(FIRST_WATCH, self._delay), self._doubt)
 
-    def _set_ending(self, ending: bool) -> None:
-        if ending is self.is_ending:
-            return
-        self.is_ending = ending
-        if ending:
-            log.warn("backend has stopped listening; its streams are closed so that it can restart")
+    def _let_go(self) -> None:
+        if not self.is_ending:
+            self.is_ending = True
+            log.warn("backend answers no new requests; its streams are closed so that it can stop or restart")
         for seeker in list(self._live):
-            if ending:
-                seeker.backend_ending()
-            else:
-                seeker.backend_not_ending()
+            seeker.backend_doubted()
+            seeker.backend_ending()
+
+    def _stop_trying(self) -> None:
+        probing, self._probing = self._probing, None
+        if probing is not None:
+            probing.cancel()
 
     # -- the end -----------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
         """Watch no longer."""
         self._stopped = True
+        self._end_watch()
         self._timers.cancel_all()
-        probing, self._probing = self._probing, None
-        if probing is not None:
-            probing.cancel()
+        self._stop_trying()
 
     def _schedule(self, name: str, delay: float, function: Callable[[], None]) -> None:
         if not self._stopped:

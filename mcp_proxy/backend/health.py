@@ -7,35 +7,29 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mcp_proxy.backend.backend import STRIKES, Backend
-from mcp_proxy.backend.http import BackendClient, RequestFailed, Response
-from mcp_proxy.wire.headers import Headers
+from mcp_proxy.backend.http import RequestFailed
+from mcp_proxy.backend.port import Port
+
+log = Logger()
 
 
 class Health:
     """What is known of the backend's health. Three bad answers in a row make it unhealthy, one good one healthy.
 
-    :param url: the backend's health page. Any answer below 500 is a good one: a backend without such a page
-        answers 404, a dead one nothing.
+    Any answer below 500 is a good one: a backend without a health page answers 404, a dead one nothing.
+
+    :param port: asks for the page.
     :param timeout: seconds until no answer is a bad one.
     """
 
-    def __init__(
-        self,
-        backend: Backend,
-        client: BackendClient,
-        clock: IReactorTime,
-        url: str,
-        headers: Headers,
-        timeout: float,
-    ) -> None:
+    def __init__(self, backend: Backend, port: Port, clock: IReactorTime, timeout: float) -> None:
         self._backend = backend
-        self._client = client
+        self._port = port
         self._clock = clock
-        self._url = url
-        self._headers = (*headers, (b"Accept", b"application/json, */*"))
         self._timeout = timeout
         self._strikes = 0
         self._checked: float | None = None
@@ -51,33 +45,28 @@ class Health:
 
     def check(self) -> Deferred[None]:
         """Ask for the page once; never fails."""
-        asked = self._client.open("GET", self._url, self._headers)
-        deadline = self._clock.callLater(self._timeout, asked.cancel)
+        return self._port.ask(self._timeout).addCallbacks(self._answered, self._unanswered).addErrback(self._failed)
 
-        def over(result: object) -> None:
-            if deadline.active():
-                deadline.cancel()
-            self._checked = self._clock.seconds()
-            if isinstance(result, Failure):
-                self._problem = "the check failed"
-
-        return asked.addCallbacks(self._answered, self._unanswered).addBoth(over)
-
-    def _answered(self, response: Response) -> None:
-        response.abort()
-        self._status = response.status
-        if response.status < 500:
+    def _answered(self, status: int) -> None:
+        self._checked = self._clock.seconds()
+        self._status = status
+        if status < 500:
             self._strikes, self._problem = 0, ""
         else:
             self._strikes += 1
-            self._problem = f"its health page answers {response.status}"
+            self._problem = f"its health page answers {status}"
 
     def _unanswered(self, failure: Failure) -> None:
+        self._checked = self._clock.seconds()
         error = RequestFailed.trapped(failure)
         self._strikes += 1
         self._problem = error.reason
         if not error.sent and self._backend.links == 0:
             self._status = None  # a dead port needs no three strikes
+
+    def _failed(self, failure: Failure) -> None:
+        log.failure("health could not be checked", failure)
+        self._problem = "the check failed"
 
     def describe(self) -> dict[str, Any]:
         """For the status page; times in ISO 8601."""

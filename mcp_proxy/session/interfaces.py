@@ -127,11 +127,14 @@ class ISeeker(Protocol):
     def backend_gave_up(self) -> None:
         """The budget of the outage is spent; the backend is still watched."""
 
+    def backend_doubted(self) -> None:
+        """It may be about to stop: send nothing until that is known."""
+
     def backend_ending(self) -> None:
-        """The backend has stopped listening although links live."""
+        """It answers nothing new although links live."""
 
     def backend_not_ending(self) -> None:
-        """It listens again."""
+        """It answers."""
 
 
 class IBackend(Protocol):

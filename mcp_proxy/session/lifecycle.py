@@ -20,6 +20,7 @@ class Phase(Enum):
     CONNECTING = "connecting"  # a link is being opened
     HANDSHAKING = "handshaking"  # the link is open, the session is being restored on it
     LIVE = "live"  # traffic flows
+    DOUBTED = "doubted"  # the backend may be about to stop: nothing new is sent until that is known
     DRAINING = "draining"  # the backend wants to stop: nothing new is sent, answers are awaited
     PARKED = "parked"  # the budget is spent: nothing waits any more, but the backend is still watched
     CLOSED = "closed"  # over for good
@@ -92,11 +93,14 @@ class Lifecycle(Protocol):
     def give_up(self) -> None:
         """The budget of the outage is spent."""
 
+    def doubted(self) -> None:
+        """The backend has closed an idle connection, which may mean nothing, or that it is about to stop."""
+
     def ending(self) -> None:
-        """The backend has stopped listening while the link lives: it waits for its streams to end."""
+        """The backend answers nothing new while the link lives: it waits for its streams to end."""
 
     def not_ending(self) -> None:
-        """The backend listens again, the link never broke."""
+        """The backend answers, the link never broke."""
 
     def drained(self) -> None:
         """Nothing is awaited on the draining link any more."""
@@ -162,11 +166,19 @@ TABLE: dict[tuple[Phase, str], tuple] = {  # type: ignore[type-arg]
     #
     (_P.LIVE, "known"): (_P.HANDSHAKING, "restore"),
     (_P.LIVE, "lost"): (_P.DOWN, "close_link", "settle", "seek"),
-    (_P.LIVE, "ending"): (_P.DRAINING, "drain_if_idle"),
+    (_P.LIVE, "doubted"): (_P.DOUBTED,),
     (_P.LIVE, "client_gone"): (_P.DORMANT, "withdraw", "close_link", "settle"),
     (_P.LIVE, "close"): (_P.CLOSED, "withdraw", "close_link", "settle", "dispose"),
     #
+    (_P.DOUBTED, "ending"): (_P.DRAINING, "drain_if_idle"),
+    (_P.DOUBTED, "not_ending"): (_P.LIVE, "release"),
+    (_P.DOUBTED, "known"): (_P.HANDSHAKING, "restore"),
+    (_P.DOUBTED, "lost"): (_P.DOWN, "close_link", "settle", "seek"),
+    (_P.DOUBTED, "client_gone"): (_P.DORMANT, "withdraw", "close_link", "settle"),
+    (_P.DOUBTED, "close"): (_P.CLOSED, "withdraw", "close_link", "settle", "dispose"),
+    #
     (_P.DRAINING, "not_ending"): (_P.LIVE, "release"),
+    (_P.DRAINING, "known"): (_P.HANDSHAKING, "restore"),
     (_P.DRAINING, "drained"): (_P.DOWN, "close_link", "settle", "seek"),
     (_P.DRAINING, "lost"): (_P.DOWN, "close_link", "settle", "seek"),
     (_P.DRAINING, "client_gone"): (_P.DORMANT, "withdraw", "close_link", "settle"),

@@ -346,6 +346,10 @@ class Session:
         self._judge(None)
         self._lifecycle.give_up()
 
+    def backend_doubted(self) -> None:
+        """The backend may be about to stop."""
+        self._lifecycle.doubted()
+
     def backend_ending(self) -> None:
         """The backend waits for our stream to end before it can restart."""
         self._lifecycle.ending()

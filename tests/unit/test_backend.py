@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectionRefusedError, TimeoutError
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.task import Clock
-from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from mcp_proxy.backend.backend import MAX_TURNS, STRIKES, Backend
+from mcp_proxy.backend.http import RequestFailed
 from mcp_proxy.session.interfaces import Loss
 
 REFUSED = Loss("connection refused", reachable=False)
@@ -31,6 +32,10 @@ class Seeker:
         """No hope."""
         self.told.append("gave up")
 
+    def backend_doubted(self) -> None:
+        """It may want to stop."""
+        self.told.append("doubted")
+
     def backend_ending(self) -> None:
         """It wants to stop."""
         self.told.append("ending")
@@ -38,6 +43,18 @@ class Seeker:
     def backend_not_ending(self) -> None:
         """It does not."""
         self.told.append("not ending")
+
+
+class Watch:
+    """A connection that stays."""
+
+    def __init__(self, closed: Callable[[], None]) -> None:
+        self.closed = closed
+        self.is_over = False
+
+    def close(self) -> None:
+        """The proxy ends it."""
+        self.is_over = True
 
 
 class BackendCase(SynchronousTestCase):
@@ -48,21 +65,28 @@ class BackendCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.is_open = False
-        self.refusal: Exception = ConnectionRefusedError()
-        self.probes = 0
+        self.answers = True
+        self.asked = 0
+        self.watch: Watch | None = None
         self.backend = Backend(
-            self.clock, self.probe, self.make_link, max_attempts=self.max_attempts, delay=2.0, jitter=lambda delay: delay
+            self.clock, self, self.make_link, max_attempts=self.max_attempts, delay=2.0, jitter=lambda delay: delay
         )
 
-    def probe(self) -> Deferred[Any]:
+    def try_connect(self) -> Deferred[None]:
         """Try the port."""
-        self.probes += 1
-        tried: Deferred[Any] = Deferred()
-        if self.is_open:
-            tried.callback(None)
-        else:
-            tried.errback(Failure(self.refusal))
-        return tried
+        return succeed(None) if self.is_open else fail(ConnectionRefusedError())
+
+    def stand_watch(self, closed: Callable[[], None]) -> Deferred[Any]:
+        """Connect and stay."""
+        if not self.is_open:
+            return fail(ConnectionRefusedError())
+        self.watch = Watch(closed)
+        return succeed(self.watch)
+
+    def ask(self, timeout: float) -> Deferred[int]:
+        """Get the health page."""
+        self.asked += 1
+        return succeed(404) if self.is_open and self.answers else fail(RequestFailed("no answer in time", sent=True))
 
     def make_link(self, owner: Any, headers: Any) -> Any:
         """Not asked for here."""
@@ -222,37 +246,53 @@ class NoLimit(BackendCase):
 
 
 class Ending(BackendCase):
+    def close_watch(self) -> None:
+        """The backend closes its idle connections."""
+        assert self.watch is not None
+        self.watch.closed()
+
     def test_three_strikes(self) -> None:
-        """Links that live while the port refuses three times in a row are told that the backend wants to stop."""
+        """A backend that closes idle connections and answers nobody three times wants to stop."""
+        seeker = self.live()
+        self.answers = False
+        self.close_watch()
+        self.advance(0.25 * (STRIKES - 2))
+        self.assertEqual(seeker.told, ["doubted"])
+        self.advance(0.3)
+        self.assertEqual(seeker.told, ["doubted", "doubted", "ending"])
+        self.answers = True
+        self.advance(0.5)
+        self.assertEqual(seeker.told[-1], "not ending")
+
+    def test_port_closed(self) -> None:
+        """The same if it does not even listen any more."""
         seeker = self.live()
         self.is_open = False
-        self.advance(2.0 + 0.25 * (STRIKES - 2))
-        self.assertEqual(seeker.told, [])
-        self.advance(0.5)
-        self.assertEqual(seeker.told, ["ending"])
-        self.is_open = True
-        self.advance(0.5)
-        self.assertEqual(seeker.told, ["ending", "not ending"])
+        self.close_watch()
+        self.advance(0.6)
+        self.assertEqual(seeker.told[-1], "ending")
 
-    def test_two_are_none(self) -> None:
-        """A port that refuses twice and then accepts means nothing."""
+    def test_idle_timeout(self) -> None:
+        """A backend that only closes idle connections means nothing by it; they are opened anew, but not at once."""
         seeker = self.live()
-        self.is_open = False
-        self.advance(2.3)
-        self.is_open = True
-        self.advance(10)
-        self.assertEqual(seeker.told, [])
+        before = self.watch
+        self.close_watch()
+        self.assertIs(self.watch, before)
+        self.advance(2.1)
+        self.assertIsNot(self.watch, before)
+        self.assertEqual((seeker.told, self.asked), (["doubted", "not ending"], 1))
 
-    def test_busy_is_not_gone(self) -> None:
-        """A port that does not answer in time has not stopped listening."""
+    def test_slow_is_not_gone(self) -> None:
+        """A backend that answers slowly but keeps its connections is not asked at all."""
         seeker = self.live()
-        self.is_open, self.refusal = False, TimeoutError()
+        self.answers = False
         self.advance(60)
-        self.assertEqual(seeker.told, [])
+        self.assertEqual((seeker.told, self.asked), ([], 0))
 
     def test_quiet_without_links(self) -> None:
-        """Without links nothing is probed."""
-        self.backend.withdraw(self.live())
-        before = self.probes
-        self.advance(60)
-        self.assertLessEqual(self.probes - before, 1)
+        """Without links there is no connection to watch."""
+        seeker = self.live()
+        self.backend.withdraw(seeker)
+        assert self.watch is not None
+        self.assertTrue(self.watch.is_over)
+        self.assertEqual(self.clock.getDelayedCalls(), [])

@@ -608,6 +608,7 @@ class ComingAndGoing(SessionCase):
         client = self.world.live()
         client.send(id=1, method="tools/call", params={"name": "t"})
         client.link.take()
+        client.session.backend_doubted()
         client.session.backend_ending()
         client.send(id=2, method="tools/call", params={"name": "t"})
         link = client.link
@@ -621,8 +622,9 @@ class ComingAndGoing(SessionCase):
         client = self.world.live()
         client.send(id=1, method="tools/call", params={"name": "t"})
         client.link.take()
-        client.session.backend_ending()
+        client.session.backend_doubted()
         client.send(id=2, method="tools/call", params={"name": "t"})
+        self.assertEqual(client.link.queue, [])
         client.session.backend_not_ending()
         self.assertEqual(client.link.take()["id"], 2)  # type: ignore[index]
 

@@ -165,11 +165,10 @@ class Races(RuleBasedStateMachine):
         """A link breaks."""
         self.clients[who].link.lose()
 
-    @rule(who=WHO, ending=st.booleans())
-    def ending(self, who: str, ending: bool) -> None:
-        """The backend stops listening, or listens again."""
-        session = self.clients[who].session
-        session.backend_ending() if ending else session.backend_not_ending()
+    @rule(who=WHO, sign=st.sampled_from(("doubted", "ending", "not_ending")))
+    def ending(self, who: str, sign: str) -> None:
+        """The backend seems to want to stop, does, or does not."""
+        getattr(self.clients[who].session, f"backend_{sign}")()
 
     @rule()
     def give_up(self) -> None:

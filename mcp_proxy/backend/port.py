@@ -1,0 +1,95 @@
+"""The backend's port: is it open, does somebody answer there, and a connection that notices when it is closed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.python.failure import Failure
+
+from mcp_proxy.backend.http import BackendClient, Response, Target
+from mcp_proxy.wire.headers import Headers
+
+
+class Sentinel(Protocol):
+    """An idle connection; ``closed`` is called when the other side ends it."""
+
+    def __init__(self, closed: Callable[[], None]) -> None:
+        self._closed = closed
+
+    def close(self) -> None:
+        """End it; ``closed`` is not called."""
+        self._closed = _nothing
+        transport: Any = self.transport
+        transport.abortConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The connection has ended."""
+        self._closed()
+
+
+class Port:
+    """What can be tried without a session.
+
+    :param reactor: makes connections and keeps time.
+    :param client: asks for the health page.
+    :param health_path: where that is.
+    :param timeout: seconds until a connection attempt or a question is given up.
+    """
+
+    def __init__(self, reactor: Any, target: Target, client: BackendClient, health_path: str, timeout: float) -> None:
+        self._reactor = reactor
+        self._target = target
+        self._client = client
+        self._health_url = target.url + health_path
+        self._headers: Headers = target.with_credentials(((b"Accept", b"application/json, */*"),))
+        self._timeout = timeout
+
+    def try_connect(self) -> Deferred[None]:
+        """Connect and hang up; fails if nobody listens."""
+        return Deferred.fromCoroutine(self._try_connect())
+
+    async def _try_connect(self) -> None:
+        (await self._connect(_nothing)).close()
+
+    def stand_watch(self, closed: Callable[[], None]) -> Deferred[Sentinel]:
+        """Connect and stay; ``closed`` is called when the backend ends the connection.
+
+        A server that shuts down closes its idle connections first, so this is how it says so.
+        """
+        return Deferred.fromCoroutine(self._connect(closed))
+
+    async def _connect(self, closed: Callable[[], None]) -> Sentinel:
+        factory = Factory.forProtocol(lambda: Sentinel(closed))
+        factory.noisy = False
+        endpoint = HostnameEndpoint(self._reactor, self._target.host, self._target.port, timeout=self._timeout)
+        protocol: Any = await endpoint.connect(factory)
+        sentinel: Sentinel = protocol
+        return sentinel
+
+    def ask(self, timeout: float) -> Deferred[int]:
+        """Get the health page; fires with its status.
+
+        :param timeout: seconds until no answer is a failure.
+        :raises RequestFailed: (by the Deferred) nobody answered.
+        """
+        asked = self._client.open("GET", self._health_url, self._headers)
+        deadline = self._reactor.callLater(min(timeout, self._timeout), asked.cancel)
+
+        def over(result: Any) -> Any:
+            if deadline.active():
+                deadline.cancel()
+            return result
+
+        def answered(response: Response) -> int:
+            response.abort()
+            return response.status
+
+        return asked.addBoth(over).addCallback(answered)
+
+
+def _nothing() -> None:
+    pass

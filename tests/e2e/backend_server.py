@@ -1,0 +1,232 @@
+"""The MCP server behind the proxy, made with the official Python SDK: ``python backend_server.py PORT FOLDER``.
+
+A test steers it through files in FOLDER, which outlive the process:
+
+- ``gates/NAME``: while this file exists, whatever waits for the gate NAME stays in flight
+- ``tools.json``: names of tools to offer besides the fixed ones
+- ``ledger.txt``: what the tool ``append`` has appended; this is the mutation that must not happen twice
+- ``journal.jsonl``: one JSON object for each message received: pid, session, and the message
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import math
+import os
+import sys
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import uvicorn
+from anyio.streams.memory import MemoryObjectReceiveStream
+from mcp import McpError, types
+from mcp.server.lowlevel import Server
+from mcp.server.lowlevel.helper_types import ReadResourceContents
+from mcp.server.session import ServerSession
+from mcp.server.sse import SseServerTransport
+from mcp.shared.message import SessionMessage
+from pydantic import AnyUrl
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.types import Receive, Scope, Send
+
+Incoming = MemoryObjectReceiveStream[SessionMessage | Exception]
+
+TEXT = {"type": "string"}
+#: Each tool with the properties that it takes.
+TOOLS: dict[str, dict[str, Any]] = {
+    "echo": {"text": TEXT},
+    "pid": {},
+    "append": {"line": TEXT, "gate": TEXT},
+    "count": {"to": {"type": "integer"}, "gate": TEXT},
+    "ask": {"kind": {"enum": ["sampling", "elicitation"]}},
+}
+
+
+class Folder:
+    """The files through which a test and this server talk."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def journal(self, **entry: Any) -> None:
+        """Note what was received."""
+        self._append("journal.jsonl", json.dumps({"pid": os.getpid(), **entry}))
+
+    def add_to_ledger(self, line: str) -> None:
+        """Perform the mutation."""
+        self._append("ledger.txt", line)
+
+    def extra_tools(self) -> list[str]:
+        """Return the names of the tools to offer besides the fixed ones."""
+        file = self._path / "tools.json"
+        return list(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else []
+
+    async def pass_gate(self, name: str) -> None:
+        """Wait until the gate is open; without a name, there is none."""
+        while name and (self._path / "gates" / name).exists():
+            await asyncio.sleep(0.02)
+
+    def _append(self, name: str, line: str) -> None:
+        # One write of whole lines to a file opened for appending: a kill leaves a line complete or absent.
+        with (self._path / name).open("ab", buffering=0) as file:
+            file.write(line.encode() + b"\n")
+
+
+class Backend:
+    """The server, and the web application around it."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._server: Server[Any] = Server("e2e-backend", version="1.0")
+        self._transport = SseServerTransport("/backend/inbox/")
+        self._sessions = itertools.count(1)
+        self._subscribers: dict[str, list[ServerSession]] = {}
+        self._register()
+
+    def app(self) -> Starlette:
+        """Return the web application."""
+        return Starlette(
+            routes=[
+                Route("/backend/sse", self.serve),
+                Mount("/backend/inbox", app=self._transport.handle_post_message),
+                Route("/health", self._health),
+                Route("/touch", self._touch, methods=["POST"]),
+            ]
+        )
+
+    async def serve(self, request: Request) -> Response:
+        """Serve one client, from its first to its last message."""
+        number = next(self._sessions)
+        options = self._server.create_initialization_options()
+        # The SDK serves subscriptions, but has no way to say so.
+        assert options.capabilities.resources is not None
+        options.capabilities.resources.subscribe = True
+        async with (
+            self._transport.connect_sse(request.scope, request.receive, request._send) as (incoming, outgoing),
+            self._journalled(incoming, number) as seen,
+        ):
+            await self._server.run(seen, outgoing, options)
+        return _Sent()
+
+    @asynccontextmanager
+    async def _journalled(self, incoming: Incoming, session: int) -> AsyncIterator[Incoming]:
+        """Pass every message on, and write it down first."""
+        writer, reader = anyio.create_memory_object_stream[SessionMessage | Exception](math.inf)
+
+        async def relay() -> None:
+            async with incoming, writer:
+                async for item in incoming:
+                    if isinstance(item, SessionMessage):
+                        message = item.message.model_dump(by_alias=True, mode="json", exclude_none=True)
+                        self._folder.journal(session=session, message=message)
+                    await writer.send(item)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(relay)
+            yield reader
+            tasks.cancel_scope.cancel()
+
+    async def _health(self, request: Request) -> Response:
+        return JSONResponse({"status": "ok", "pid": os.getpid()})
+
+    async def _touch(self, request: Request) -> Response:
+        """Tell every subscriber of a resource that it has changed."""
+        uri = request.query_params["uri"]
+        subscribers = self._subscribers.get(uri, [])
+        for session in subscribers:
+            await session.send_resource_updated(AnyUrl(uri))
+        return JSONResponse({"told": len(subscribers)})
+
+    def _register(self) -> None:
+        server = self._server
+
+        @server.list_tools()
+        async def list_tools() -> list[types.Tool]:
+            extra: dict[str, dict[str, Any]] = {name: {} for name in self._folder.extra_tools()}
+            return [
+                types.Tool(name=name, inputSchema={"type": "object", "properties": properties})
+                for name, properties in (TOOLS | extra).items()
+            ]
+
+        @server.call_tool()
+        async def call_tool(name: str, arguments: dict[str, Any]) -> list[types.TextContent]:
+            text = await getattr(self, f"_tool_{name}")(**arguments)
+            return [types.TextContent(type="text", text=text)]
+
+        @server.list_resources()
+        async def list_resources() -> list[types.Resource]:
+            return [types.Resource(uri=AnyUrl("note://gated"), name="gated")]
+
+        @server.read_resource()
+        async def read_resource(uri: AnyUrl) -> Iterable[ReadResourceContents]:
+            """Every resource waits for the gate of its name; one is missing."""
+            if uri.host == "missing":
+                raise McpError(types.ErrorData(code=-32002, message="no such note", data={"uri": str(uri)}))
+            await self._folder.pass_gate(uri.host or "")
+            return [ReadResourceContents(f"{uri} of {os.getpid()}", "text/plain")]
+
+        @server.subscribe_resource()
+        async def subscribe(uri: AnyUrl) -> None:
+            self._subscribers.setdefault(str(uri), []).append(server.request_context.session)
+
+        @server.set_logging_level()
+        async def set_level(level: types.LoggingLevel) -> None:
+            """The journal has it already."""
+
+    async def _tool_echo(self, text: str) -> str:
+        return text
+
+    async def _tool_pid(self) -> str:
+        return str(os.getpid())
+
+    async def _tool_append(self, line: str, gate: str = "") -> str:
+        self._folder.add_to_ledger(line)
+        await self._folder.pass_gate(gate)
+        return f"appended {line}"
+
+    async def _tool_count(self, to: int, gate: str = "") -> str:
+        context = self._server.request_context
+        token = context.meta.progressToken if context.meta else None
+        for number in range(1, to + 1):
+            if token is not None:
+                await context.session.send_progress_notification(token, number, to)
+        await self._folder.pass_gate(gate)
+        return f"counted to {to}"
+
+    async def _tool_ask(self, kind: str) -> str:
+        session = self._server.request_context.session
+        if kind == "sampling":
+            question = types.TextContent(type="text", text="Which colour?")
+            message = types.SamplingMessage(role="user", content=question)
+            sampled = await session.create_message([message], max_tokens=10)
+            assert isinstance(sampled.content, types.TextContent)
+            return sampled.content.text
+        schema = {"type": "object", "properties": {"answer": TEXT}, "required": ["answer"]}
+        elicited = await session.elicit("Which colour?", schema)
+        return f"{elicited.action}: {(elicited.content or {}).get('answer')}"
+
+
+class _Sent(Response):
+    """The stream was the response; there is nothing left to send."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        pass
+
+
+def main() -> None:
+    """Serve on PORT until a signal comes."""
+    port, folder = int(sys.argv[1]), Path(sys.argv[2])
+    app = Backend(Folder(folder)).app()
+    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", timeout_graceful_shutdown=1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""A client of the official Python SDK (``sse_client``), driven by a test: ``python python_client.py``.
+
+It and ``typescript/client.mjs`` understand the same commands. A command is one line of JSON on stdin, its answer one
+line on stdout, when it is ready: commands do not wait for each other. One process can be many clients; a command names
+its own by ``client``.
+
+    {"id": 1, "client": "a", "do": "call", "tool": "echo", "arguments": {"text": "hi"}}
+    {"id": 1, "value": {"text": "hi", "progress": []}}
+    {"id": 1, "error": {"code": -31002, "message": "...", "data": {...}}}
+
+==========  ===================  ===========================================================================
+do          with                 value
+==========  ===================  ===========================================================================
+connect     url                  the server's capabilities; the client stays connected until the process ends
+list                             the names of the tools
+call        tool, arguments      text, progress (the numbers reported)
+read        uri                  the text of the resource
+subscribe   uri                  null
+set_level   level                null
+ping                             null
+seen                             every request and notification that has come from the server, oldest first
+hold                             null; from now on, requests of the server are not answered
+release                          null; they are answered again, and those that came meanwhile as well
+==========  ===================  ===========================================================================
+
+An error whose ``code`` is null is not one that the server or the proxy answered with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream
+from mcp import ClientSession, McpError, types
+from mcp.client.sse import sse_client
+from mcp.shared.message import SessionMessage
+from pydantic import AnyUrl
+
+Incoming = MemoryObjectReceiveStream[SessionMessage | Exception]
+
+#: As patient as the TypeScript SDK is by default; this one would wait for ever.
+REQUEST_TIMEOUT = timedelta(seconds=60)
+
+
+class Client:
+    """One client: its commands are the methods called ``do_...``."""
+
+    def __init__(self) -> None:
+        self._session: ClientSession
+        self._seen: list[dict[str, Any]] = []
+        self._may_answer = asyncio.Event()
+        self._may_answer.set()
+        self._life: asyncio.Task[None] | None = None
+
+    async def do_connect(self, url: str) -> Any:
+        ready: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._life = asyncio.create_task(self._live(url, ready))
+        return await ready
+
+    async def _live(self, url: str, ready: asyncio.Future[Any]) -> None:
+        try:
+            async with (
+                sse_client(url) as (incoming, outgoing),
+                self._watched(incoming) as seen,
+                ClientSession(
+                    seen,
+                    outgoing,
+                    REQUEST_TIMEOUT,
+                    sampling_callback=self._sample,
+                    elicitation_callback=self._elicit,
+                ) as self._session,
+            ):
+                shown = await self._session.initialize()
+                ready.set_result(shown.capabilities.model_dump(by_alias=True, exclude_none=True))
+                await asyncio.Event().wait()
+        except Exception as error:
+            if ready.done():
+                raise
+            ready.set_exception(error)
+
+    @asynccontextmanager
+    async def _watched(self, incoming: Incoming) -> AsyncIterator[Incoming]:
+        """Pass every message on, and note those that are not answers.
+
+        This has to happen before the SDK gets them: it handles one after the other, and swallows some.
+        """
+        writer, reader = anyio.create_memory_object_stream[SessionMessage | Exception](math.inf)
+
+        async def relay() -> None:
+            async with incoming, writer:
+                async for item in incoming:
+                    if isinstance(item, SessionMessage):
+                        message = item.message.model_dump(by_alias=True, mode="json", exclude_none=True)
+                        if "method" in message:
+                            self._seen.append(message)
+                    await writer.send(item)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(relay)
+            yield reader
+            tasks.cancel_scope.cancel()
+
+    async def _sample(self, context: Any, params: types.CreateMessageRequestParams) -> types.CreateMessageResult:
+        await self._may_answer.wait()
+        content = types.TextContent(type="text", text="blue")
+        return types.CreateMessageResult(role="assistant", content=content, model="none")
+
+    async def _elicit(self, context: Any, params: types.ElicitRequestParams) -> types.ElicitResult:
+        await self._may_answer.wait()
+        return types.ElicitResult(action="accept", content={"answer": "blue"})
+
+    async def do_list(self) -> Any:
+        return [tool.name for tool in (await self._session.list_tools()).tools]
+
+    async def do_call(self, tool: str, arguments: dict[str, Any]) -> Any:
+        numbers: list[float] = []
+
+        async def on_progress(progress: float, total: float | None, message: str | None) -> None:
+            numbers.append(progress)
+
+        result = await self._session.call_tool(tool, arguments, progress_callback=on_progress)
+        text = "".join(part.text for part in result.content if isinstance(part, types.TextContent))
+        if result.isError:
+            raise RuntimeError(text)
+        return {"text": text, "progress": numbers}
+
+    async def do_read(self, uri: str) -> Any:
+        (content,) = (await self._session.read_resource(AnyUrl(uri))).contents
+        assert isinstance(content, types.TextResourceContents)
+        return content.text
+
+    async def do_subscribe(self, uri: str) -> None:
+        await self._session.subscribe_resource(AnyUrl(uri))
+
+    async def do_set_level(self, level: types.LoggingLevel) -> None:
+        await self._session.set_logging_level(level)
+
+    async def do_ping(self) -> None:
+        await self._session.send_ping()
+
+    async def do_seen(self) -> Any:
+        return self._seen
+
+    async def do_hold(self) -> None:
+        self._may_answer.clear()
+
+    async def do_release(self) -> None:
+        self._may_answer.set()
+
+
+async def perform(client: Client, id: int, do: str, **arguments: Any) -> None:
+    """Perform a command and print its answer."""
+    answer: dict[str, Any] = {"id": id}
+    try:
+        answer["value"] = await getattr(client, f"do_{do}")(**arguments)
+    except McpError as error:
+        answer["error"] = {"code": error.error.code, "message": error.error.message, "data": error.error.data}
+    except Exception as error:
+        answer["error"] = {"code": None, "message": repr(error), "data": None}
+    print(json.dumps(answer), flush=True)
+
+
+async def main() -> None:
+    """Perform the commands on stdin, until it ends."""
+    clients: dict[str, Client] = {}
+    tasks = set()
+    async for line in anyio.wrap_file(sys.stdin):
+        command = json.loads(line)
+        name = command.pop("client")
+        client = clients.setdefault(name, Client())
+        task = asyncio.create_task(perform(client, **command))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,1 @@
+"""The whole program over real sockets on the loopback address."""

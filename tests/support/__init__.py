@@ -1,0 +1,1 @@
+"""What the tests share: fakes, scripted peers, builders of messages."""

@@ -1,0 +1,414 @@
+"""The client side of the proxy without a socket: a fake backend below, in-memory connections above, a fake clock."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionAborted, ConnectionDone
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+from twisted.web.server import Site
+
+from mcp_proxy.backend.health import Health
+from mcp_proxy.backend.http import RequestFailed
+from mcp_proxy.frontend.app import App
+from mcp_proxy.frontend.guard import Guard
+from mcp_proxy.frontend.http_sse import HTTPSSEFront
+from mcp_proxy.frontend.status import StatusPages
+from mcp_proxy.frontend.stream import LimitedRequest
+from mcp_proxy.session.courier import Policy
+from mcp_proxy.session.interfaces import Challenge, ILinkOwner, ISeeker, Loss, Outgoing, Refusal
+from mcp_proxy.session.registry import Registry
+from mcp_proxy.session.session import Session
+from mcp_proxy.wire import jsonrpc
+from mcp_proxy.wire.headers import Headers
+from tests.support import messages
+from tests.support.http1 import Answer, HeaderList, SSEEvent, ask, read_answer, read_events
+from tests.support.messages import Json, encoded
+
+Answerer = Callable[[Json], "Json | None"]
+JSON_HEAD: HeaderList = ((b"content-type", b"application/json"),)
+
+
+class FakeLink:
+    """A link whose backend is a function: it answers each request at once, or not at all.
+
+    ``sent`` holds the messages that the backend has got, decoded.
+    """
+
+    def __init__(self, backend: FakeBackend, owner: ILinkOwner, headers: Headers) -> None:
+        self.backend = backend
+        self.owner = owner
+        self.headers = headers
+        self.sent: list[Json] = []
+        self.outgoing: list[Outgoing] = []
+        self.paused = False
+        self.closed = False
+
+    def open(self) -> None:
+        """Connect, if the backend says so."""
+        if self.backend.challenge is not None:
+            loss = Loss("the backend answered 401", reachable=True, challenge=self.backend.challenge)
+            self.owner.link_lost(self, loss)
+        elif self.backend.opens:
+            self.owner.link_opened(self)
+
+    def send(self, outgoing: Outgoing) -> None:
+        """Take a message and answer it."""
+        if self.closed:
+            return
+        message = jsonrpc.parse(outgoing.raw)
+        value: Json = {**_decoded(outgoing.raw)}
+        self.sent.append(value)
+        self.outgoing.append(outgoing)
+        self.owner.link_sent(self, outgoing)
+        refusal = self.backend.refusals.pop(message.method, None)
+        if refusal is not None:
+            self.owner.link_refused(self, outgoing, refusal)
+            return
+        if self.backend.accepts:
+            self.owner.link_accepted(self, outgoing)
+        if message.kind is jsonrpc.Kind.REQUEST:
+            answer = self.backend.answer(value)
+            if answer is not None:
+                self.tell(answer)
+
+    def pause(self) -> None:
+        """The client is slow."""
+        self.paused = True
+
+    def resume(self) -> None:
+        """It reads again."""
+        self.paused = False
+
+    def close(self) -> None:
+        """The end."""
+        self.closed = True
+
+    def tell(self, message: Json) -> None:
+        """The backend sends a message."""
+        self.owner.link_received(self, jsonrpc.parse(encoded(message)))
+
+    def lose(self, reachable: bool = False) -> None:
+        """The backend dies."""
+        if not self.closed:
+            self.owner.link_lost(self, Loss("the connection was closed", reachable=reachable))
+
+
+class FakeBackend:
+    """The shared view of a backend that is up or down as the test says.
+
+    ``opens``: whether a link opens at once; ``accepts``: whether messages are acknowledged. ``answers`` maps a method to what is answered (None: nothing).
+    ``refusals`` maps a method to how its next message is refused. ``challenge``: how streams are refused.
+    """
+
+    def __init__(self) -> None:
+        self.outage = 0.0
+        self.spent = False
+        self.is_down = False
+        self.outages = self.attempts = 0
+        self.opens = True
+        self.accepts = True
+        self.challenge: Challenge | None = None
+        self.refusals: dict[str, Refusal] = {}
+        self.waiting: list[ISeeker] = []
+        self.live: list[ISeeker] = []
+        self.made: list[FakeLink] = []
+        self.answers: dict[str, Answerer] = {
+            "initialize": lambda asked: messages.result(asked["id"], messages.initialize_result()),
+            "tools/list": lambda asked: messages.result(asked["id"], {"tools": messages.TOOLS}),
+            "tools/call": lambda asked: messages.result(asked["id"], {"content": [], "echo": asked["params"]}),
+            "ping": lambda asked: messages.result(asked["id"], {}),
+        }
+
+    @property
+    def links(self) -> int:
+        """How many sessions have a live link."""
+        return len(self.live)
+
+    @property
+    def link(self) -> FakeLink:
+        """The newest link."""
+        return self.made[-1]
+
+    def answer(self, asked: Json) -> Json | None:
+        """What the backend says to a request."""
+        answerer = self.answers.get(asked["method"], lambda asked: messages.error(asked["id"], -32601))
+        return answerer(asked)
+
+    def go_down(self) -> None:
+        """All links break and nobody can connect."""
+        self.is_down, self.outage = True, 1.0
+        for link in list(self.made):
+            link.lose()
+
+    def come_back(self) -> None:
+        """Whoever waits gets its turn."""
+        self.is_down, self.outage, self.spent = False, 0.0, False
+        waiting, self.waiting = self.waiting, []
+        for seeker in waiting:
+            seeker.backend_turn()
+
+    def seek(self, seeker: ISeeker) -> None:
+        """See IBackend."""
+        self._forget(seeker)
+        if self.is_down:
+            self.waiting.append(seeker)
+        else:
+            seeker.backend_turn()
+
+    def withdraw(self, seeker: ISeeker) -> None:
+        """See IBackend."""
+        self._forget(seeker)
+
+    def succeeded(self, seeker: ISeeker) -> None:
+        """See IBackend."""
+        self.live.append(seeker)
+
+    def failed(self, seeker: ISeeker, loss: Loss) -> None:
+        """See IBackend."""
+        self._forget(seeker)
+
+    def lost(self, loss: Loss) -> None:
+        """See IBackend."""
+
+    def make_link(self, owner: ILinkOwner, headers: Headers) -> FakeLink:
+        """See IBackend."""
+        link = FakeLink(self, owner, headers)
+        self.made.append(link)
+        return link
+
+    def _forget(self, seeker: ISeeker) -> None:
+        for group in (self.waiting, self.live):
+            if seeker in group:
+                group.remove(seeker)
+
+
+class FakeResponse:
+    """A backend's answer of which only the status matters."""
+
+    def __init__(self, status: int) -> None:
+        self.status = status
+
+    def abort(self) -> None:
+        """Nothing is open."""
+
+
+class FakeHealthClient:
+    """Answers the health check: with a status, or not at all (``None``)."""
+
+    def __init__(self) -> None:
+        self.status: int | None = 200
+        self.asked: list[Headers] = []
+
+    def open(self, method: str, url: str, headers: Headers) -> Deferred[Any]:
+        """Answer at once."""
+        self.asked.append(headers)
+        answer: Deferred[Any] = Deferred()
+        if self.status is None:
+            answer.errback(Failure(RequestFailed("connection refused", sent=False)))
+        else:
+            answer.callback(FakeResponse(self.status))
+        return answer
+
+
+class MemoryTransport(StringTransport):
+    """A server's transport that notices when it is closed."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(IPv4Address("TCP", "127.0.0.1", port), IPv4Address("TCP", "127.0.0.1", 40000))
+        self.protocol: Any = None
+        self.gone = False
+
+    def loseConnection(self) -> None:
+        """The server hangs up."""
+        self.lose(ConnectionDone())
+
+    def abortConnection(self) -> None:
+        """The server drops the connection."""
+        self.lose(ConnectionAborted())
+
+    def lose(self, reason: Exception) -> None:
+        """The connection is over, whoever ended it."""
+        if not self.gone:
+            self.gone = self.disconnecting = True
+            self.protocol.connectionLost(Failure(reason))
+
+
+class Connection:
+    """One connection of a client's, and what it got."""
+
+    def __init__(self, site: Site, port: int) -> None:
+        self._transport = MemoryTransport(port)
+        protocol: Any = site.buildProtocol(IPv4Address("TCP", "127.0.0.1", 40000))
+        self._transport.protocol = protocol
+        self._is_head = False
+        protocol.makeConnection(self._transport)
+
+    def send(self, data: bytes) -> None:
+        """Bytes of the client's."""
+        self._is_head = self._is_head or data.startswith(b"HEAD ")
+        self._transport.protocol.dataReceived(data)
+
+    def hang_up(self) -> None:
+        """The client goes."""
+        self._transport.lose(ConnectionDone())
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection is over."""
+        return self._transport.gone
+
+    @property
+    def kept_bytes(self) -> int:
+        """How many bytes of the body of the request that is being read are kept."""
+        (request,) = self._transport.protocol._channel.requests
+        return len(request.content.getvalue())
+
+    @property
+    def raw(self) -> bytes:
+        """All that came."""
+        return self._transport.value()
+
+    @property
+    def started(self) -> bool:
+        """Whether the head of an answer has come."""
+        return b"\r\n\r\n" in self.raw
+
+    @property
+    def answer(self) -> Answer:
+        """The answer, as far as it has come."""
+        answer = read_answer(self.raw, closed=self.closed, is_head=self._is_head)
+        if answer is None:
+            raise AssertionError(f"no answer, but {self.raw!r}")
+        return answer
+
+    @property
+    def events(self) -> list[SSEEvent]:
+        """The events of the stream."""
+        return read_events(self.answer.body)
+
+    @property
+    def messages(self) -> list[Json]:
+        """The JSON-RPC messages of the stream."""
+        return [event.json() for event in self.events if event.type == "message"]
+
+    @property
+    def path(self) -> str:
+        """Where the endpoint event says that messages go."""
+        return next(event.data for event in self.events if event.type == "endpoint")
+
+    def message(self, identity: Any) -> Json:
+        """The one answer to the request with this id."""
+        found = [each for each in self.messages if each.get("id") == identity and "method" not in each]
+        if len(found) != 1:
+            raise AssertionError(f"{len(found)} answers to {identity!r} among {self.messages}")
+        return found[0]
+
+    def stop_reading(self) -> None:
+        """The client's side of the network is full."""
+        self._transport.producer.pauseProducing()
+
+    def read_again(self) -> None:
+        """It is not any more."""
+        self._transport.producer.resumeProducing()
+
+
+class House:
+    """The proxy but for its backend, on a clock that the test moves."""
+
+    def __init__(
+        self,
+        *,
+        policy: Policy | None = None,
+        guard: Guard | None = None,
+        max_sessions: int = 1000,
+        max_body_bytes: int = 4096,
+        stall_timeout: float = 30.0,
+        idle_timeout: float = 1800.0,
+        port: int = 8001,
+    ) -> None:
+        self.clock = Clock()
+        self.clock.advance(1_700_000_000)
+        self.backend = FakeBackend()
+        policy = policy or Policy()
+        self.registry = Registry(
+            lambda token, owner, headers: Session(
+                token,
+                owner,
+                headers,
+                backend=self.backend,
+                clock=self.clock,
+                policy=policy,
+                forget=self.registry.forget,
+                remember=self.registry.remember,
+                recall=self.registry.recall,
+            ),
+            max_sessions,
+            idle_timeout,
+        )
+        self.health_client = FakeHealthClient()
+        backend: Any = self.backend
+        health_client: Any = self.health_client
+        self.health = Health(backend, health_client, self.clock, "http://backend/health", (), 10.0)
+        self.front = HTTPSSEFront(self.registry, self.clock)
+        self.status = StatusPages(self.registry, self.health, self.clock, "http://***@backend:3000")
+        self.app = App(guard or Guard(), self.front, self.status, self.clock, stall_timeout)
+        requests = type("_Request", (LimitedRequest,), {"max_body_bytes": max_body_bytes})
+        clock: Any = self.clock
+        self.site = Site(
+            self.app.klein.resource(), requestFactory=requests, reactor=clock, parsePOSTFormSubmission=False
+        )
+        self.site.displayTracebacks = False
+        self._port = port
+        self.connections: list[Connection] = []
+
+    def connect(self) -> Connection:
+        """A client connects."""
+        connection = Connection(self.site, self._port)
+        self.connections.append(connection)
+        return connection
+
+    def ask(self, method: str, path: str, headers: HeaderList = (), body: bytes | None = None) -> Connection:
+        """A request on a connection of its own."""
+        connection = self.connect()
+        connection.send(ask(method, path, headers, body))
+        return connection
+
+    def stream(self, *headers: tuple[bytes, bytes]) -> Connection:
+        """A client opens a stream."""
+        return self.ask("GET", "/mcp/sse", ((b"accept", b"text/event-stream"), *headers))
+
+    def post(self, path: str, message: Any, *headers: tuple[bytes, bytes]) -> Answer:
+        """A client posts a message; a value is encoded, bytes go as they are."""
+        body = message if isinstance(message, bytes) else encoded(message)
+        return self.ask("POST", path, (*JSON_HEAD, *headers), body).answer
+
+    def initialized(self, *headers: tuple[bytes, bytes]) -> Connection:
+        """A client with a stream that has been through its handshake."""
+        stream = self.stream(*headers)
+        self.post(stream.path, messages.initialize("hello"), *headers)
+        self.post(stream.path, messages.notification("notifications/initialized"), *headers)
+        return stream
+
+    def session_of(self, stream: Connection) -> Session:
+        """The session behind a stream."""
+        token = stream.path.rpartition("/")[2]
+        return next(session for session in self.registry if session.id == token)
+
+    def close(self) -> None:
+        """Everybody goes."""
+        for connection in self.connections:
+            connection.hang_up()
+        for session in self.registry:
+            session.close()
+
+
+def _decoded(raw: bytes) -> Json:
+    value: Json = json.loads(raw)
+    return value
