@@ -68,10 +68,10 @@ class HTTPSSEFront:
 
         :raises ProxyError: the path is not a session of this client's, or the body is not a JSON-RPC message.
         """
-        session = self._registry.find(token, request.headers)
+        session = self._registry.find_for_message(token, request.headers)
         check_message_head(request)
         message = jsonrpc.parse(request.body())
-        challenge = session.take_challenge()
+        challenge = session.credentials.take_challenge()
         if challenge is not None:
             self._pass_on(challenge, request.stream)
             return

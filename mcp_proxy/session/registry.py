@@ -72,6 +72,20 @@ class Registry:
             raise UnknownSession()
         return session
 
+    def find_for_message(self, token: str, headers: Headers) -> Session:
+        """The same for one that brings a message, which may come with a renewed token.
+
+        The session is given to it only for the backend to judge: until that has accepted the token, who has it can
+        send, but not listen.
+
+        :raises UnknownSession: there is none, or it is another's.
+        """
+        session = self._sessions.get(token)
+        if session is not None and session.credentials.may_renew(headers):
+            session.credentials.renew(self._digest(headers), headers)
+            return session
+        return self.find(token, headers)
+
     def forget(self, session: Session) -> None:
         """The session is over."""
         self._sessions.pop(session.id, None)

@@ -15,6 +15,7 @@ from twisted.logger import Logger
 
 from mcp_proxy.session import truth
 from mcp_proxy.session.courier import Courier, Policy
+from mcp_proxy.session.credentials import Credentials
 from mcp_proxy.session.handshake import HandshakeFailed, Memory, Replay, Step
 from mcp_proxy.session.interfaces import Challenge, IBackend, IClientStream, ILink, Loss, Outgoing, Refusal
 from mcp_proxy.session.lifecycle import Phase, machine
@@ -22,7 +23,7 @@ from mcp_proxy.session.outlet import Outlet
 from mcp_proxy.timers import Timers
 from mcp_proxy.wire import jsonrpc, revisions
 from mcp_proxy.wire.errors import UnknownSession
-from mcp_proxy.wire.headers import Headers, end_to_end, standing
+from mcp_proxy.wire.headers import Headers, end_to_end
 from mcp_proxy.wire.jsonrpc import Kind, Message
 from mcp_proxy.wire.sse import Oversized
 
@@ -57,9 +58,8 @@ class Session:
         recall: Callable[[Session], Memory | None],
     ) -> None:
         self.id = token
-        self.owner = owner
+        self.credentials = Credentials(owner, headers)
         self.label = hashlib.sha256(token.encode()).hexdigest()[:8]
-        self.headers = standing(end_to_end(headers))
         self.memory = Memory()
         self.phase = Phase.DORMANT
         self.generation = 0
@@ -74,7 +74,7 @@ class Session:
         self._courier = Courier(self, clock, policy)
         self._replay: Replay | None = None
         self._told_initialized = False
-        self._challenge: Challenge | None = None
+        self._link_headers: Headers = ()
         self._verdicts: list[Deferred[Challenge | None]] = []
         self._loss: Loss | None = None
         self._live_since: float | None = None
@@ -82,6 +82,16 @@ class Session:
         self._lifecycle = machine(self)
 
     # -- what others may know ----------------------------------------------------------------------------------
+
+    @property
+    def owner(self) -> bytes:
+        """Digest of the credential that it belongs to."""
+        return self.credentials.owner
+
+    @property
+    def headers(self) -> Headers:
+        """The standing headers of its client."""
+        return self.credentials.headers
 
     @property
     def attached(self) -> bool:
@@ -155,7 +165,7 @@ class Session:
         if self.phase is Phase.CLOSED:
             raise UnknownSession()
         headers = end_to_end(headers)
-        self.headers = standing(headers)
+        self.credentials.seen(headers)
         if not self.attached:
             self._await_client()
         if message.kind is Kind.RESPONSE:
@@ -169,11 +179,6 @@ class Session:
             self._tell_initialized()
         else:
             self._courier.take_notification(message, headers)
-
-    def take_challenge(self) -> Challenge | None:
-        """A refusal of the backend's that the client has not seen yet; it is shown once."""
-        challenge, self._challenge = self._challenge, None
-        return challenge
 
     def close(self) -> None:
         """The session is over for good: whoever waits is answered, everything is freed."""
@@ -252,7 +257,7 @@ class Session:
 
     def challenged(self, challenge: Challenge) -> None:
         """The backend wants to see other credentials: the client's next message is answered with that."""
-        self._challenge = challenge
+        self.credentials.challenged(challenge)
 
     def initialized(self) -> None:
         """The client's own initialize was answered."""
@@ -270,6 +275,7 @@ class Session:
         if link is not self.link:
             return
         log.info("connected to backend", session=self.label, generation=self.generation)
+        self._token_accepted(self._link_headers)
         self._judge(None)
         if self._outlet.is_paused:
             link.pause()
@@ -307,6 +313,7 @@ class Session:
     def link_accepted(self, link: ILink, outgoing: Outgoing) -> None:
         """The backend took a message."""
         if link is self.link:
+            self._token_accepted(outgoing.headers)
             self._courier.accepted(outgoing)
 
     def link_refused(self, link: ILink, outgoing: Outgoing, refusal: Refusal) -> None:
@@ -331,7 +338,7 @@ class Session:
             log.debug("no link: {reason}", reason=loss.reason, session=self.label, generation=self.generation)
             self._backend.failed(self, loss)
             if loss.challenge is not None and not self._verdicts:
-                self._challenge = loss.challenge
+                self.credentials.challenged(loss.challenge)
             self._judge(loss.challenge)
         self._lifecycle.lost()
 
@@ -404,8 +411,16 @@ class Session:
         self._timers.cancel("refused")
         self.generation += 1
         self._told_initialized = False
-        self.link = self._backend.make_link(self, self.headers)
+        self._link_headers = self.credentials.for_link
+        self.link = self._backend.make_link(self, self._link_headers)
         self.link.open()
+
+    def _token_accepted(self, headers: Headers) -> None:
+        """The backend has accepted something with these headers."""
+        if self.credentials.accepted(headers):
+            log.info("client has renewed its token", session=self.label)
+            if self.memory.initialize:
+                self._remember(self)
 
     def close_link(self) -> None:
         """End the link; nothing is heard of it any more."""

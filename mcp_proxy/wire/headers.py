@@ -6,7 +6,10 @@ conversation with the client does not (RFC 9110 §7.6.1).
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64decode
 from collections.abc import Iterable
+
+import msgspec
 
 Header = tuple[bytes, bytes]
 Headers = tuple[Header, ...]
@@ -72,3 +75,38 @@ def credential(headers: Iterable[Header]) -> bytes:
     """What identifies the client, as bytes to be digested: its credential headers, or nothing for an anonymous one."""
     found = sorted((name.lower(), value) for name, value in headers if name.lower() in CREDENTIALS)
     return b"".join(b"%d:%s=%d:%s;" % (len(name), name, len(value), value) for name, value in found)
+
+
+def is_renewal(old: Headers, new: Headers, *, asked_for: bool) -> bool:
+    """Whether other credentials can be those of the same client: a bearer token that replaces another.
+
+    Nothing here proves it: whoever asks must still let the backend judge the new token.
+
+    :param asked_for: the backend has refused the old token, so a new one is what the client was told to bring. If
+        it has not, both must be JWTs that name the same issuer and subject.
+    """
+    before, after = _bearer(old), _bearer(new)
+    if before is None or after is None or _value(old, b"x-api-key") != _value(new, b"x-api-key"):
+        return False
+    claimed = _subject(after)
+    return asked_for or (claimed is not None and claimed == _subject(before))
+
+
+def _value(headers: Headers, name: bytes) -> bytes | None:
+    return next((value for own, value in headers if own.lower() == name), None)
+
+
+def _bearer(headers: Headers) -> bytes | None:
+    scheme, _, token = (_value(headers, b"authorization") or b"").partition(b" ")
+    return token.strip() if scheme.lower() == b"bearer" and token.strip() else None
+
+
+def _subject(token: bytes) -> tuple[str, str] | None:
+    """Issuer and subject that a JWT claims; None for any other token."""
+    parts = token.split(b".")
+    try:
+        claims = msgspec.json.decode(urlsafe_b64decode(parts[1] + b"=" * (-len(parts[1]) % 4)))
+        issuer, subject = claims["iss"], claims["sub"]
+    except (IndexError, KeyError, TypeError, ValueError):
+        return None
+    return (issuer, subject) if len(parts) == 3 and isinstance(issuer, str) and isinstance(subject, str) else None

@@ -288,9 +288,9 @@ class Client:
         """
         return (await self.start(do, **arguments)).get()
 
-    def start_connect(self, port: int, path: str = "/mcp/sse") -> Deferred[Reply]:
+    def start_connect(self, port: int, path: str = "/mcp/sse", **options: Any) -> Deferred[Reply]:
         """Begin to connect and to initialize; the reply has the server's capabilities."""
-        return self.start("connect", url=f"http://127.0.0.1:{port}{path}")
+        return self.start("connect", url=f"http://127.0.0.1:{port}{path}", **options)
 
     async def call(self, tool: str, **arguments: Any) -> str:
         """Call a tool; return its text."""

@@ -42,6 +42,8 @@ async def until(condition: Callable[[], Any], what: str, deadline: float = PATIE
 class Child(ProcessProtocol):
     """A process that runs from its making to `stop`.
 
+    After its end, ``status`` is its exit status, None if a signal ended it.
+
     :param name: how messages call it.
     """
 
@@ -50,6 +52,7 @@ class Child(ProcessProtocol):
         self._output: list[bytes] = []
         self._waiting: list[Deferred[None]] = []
         self.ended = False
+        self.status: int | None = None
         reactor.spawnProcess(self, arguments[0], arguments, dict(environment), str(folder))
 
     @property
@@ -74,6 +77,7 @@ class Child(ProcessProtocol):
     def processEnded(self, reason: Failure) -> None:
         self._output.append(f"({self.name} {self.pid}: {reason.getErrorMessage()})\n".encode())
         self.ended = True
+        self.status = getattr(reason.value, "exitCode", None)
         waiting, self._waiting = self._waiting, []
         for each in waiting:
             each.callback(None)

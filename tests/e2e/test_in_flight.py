@@ -78,33 +78,3 @@ class PythonInFlight(InFlight, PythonSDK, EndToEnd):
 
 class TypeScriptInFlight(InFlight, TypeScriptSDK, EndToEnd):
     """With the TypeScript SDK."""
-
-    async def test_cut_line(self) -> None:
-        """A client whose line is cut comes back by itself, into its session, and gets what it has missed.
-
-        It does not initialize again, so all it brings along is the id of the last event that it got. (The Python
-        SDK's client does not come back.)
-        """
-        relay = self.relay()
-        client = await self.connected(port=relay.entrance)
-        await client.do("subscribe", uri="note://a")
-        self.backend.shut_gate("append")
-        appending = client.start_call("append", line="once", gate="append")
-        await until(self.backend.ledger, "the call is in flight")
-
-        relay.cut()
-        await until(self.nobody_is_connected, "the proxy has noticed")
-        self.backend.open_gate("append")
-        self.assertEqual(await self.backend.touch("note://a"), 1)
-        relay.mend()
-
-        self.assertEqual((await appending).get()["text"], "appended once")
-        await client.wait_for("notifications/resources/updated")
-        self.assertEqual(await client.call("pid"), str(self.backend.pid))
-        self.assertEqual(len(await client.seen("notifications/resources/updated")), 1)
-        self.assertEqual(len(self.backend.received("initialize")), 1)
-        self.assertEqual(self.backend.ledger(), ["once"])
-
-    async def nobody_is_connected(self) -> bool:
-        """Whether the proxy knows that its only client is away."""
-        return (await self.proxy.health())["proxy"]["active_connections"] == 0

@@ -7,6 +7,7 @@ from functools import partial
 from twisted.internet.error import ConnectionRefusedError
 
 from mcp_proxy import service
+from mcp_proxy.backend import backend
 from mcp_proxy.session.courier import Policy
 from tests.integration.service_case import ALICE, ServiceCase
 from tests.support import messages
@@ -48,8 +49,8 @@ class Held(ServiceCase):
         client = self.client(ALICE)
         await client.open()
         await client.begin(messages.initialize(0))
-        backend = self.internals()._backend
-        await self.until(lambda: backend.spent)
+        view = self.internals()._backend
+        await self.until(lambda: view.spent)
         self.assertEqual(client.messages, [])
         await self.backend.revive()
         self.assertIn("result", await client.answer_to(0))
@@ -134,17 +135,31 @@ class Held(ServiceCase):
 
 
 class Ending(ServiceCase):
-    """The backend has stopped listening and waits for its streams to end, as ``uvicorn --reload`` does."""
+    """The backend wants to stop and waits for its streams to end, as uvicorn does."""
 
-    async def test_idle(self) -> None:
-        """With nothing outstanding the proxy lets go of its stream, and is back when somebody listens again."""
+    def setUp(self) -> None:
+        """Answers that do not come are not waited for as long as usual."""
+        super().setUp()
+        self.patch(backend, "ANSWER_WAIT", 0.1)
+
+    async def idle(self, *, keep_port: bool) -> None:
+        """With nothing outstanding the proxy lets go of its stream, and is back when somebody answers again."""
         self.start()
         client = await self.connected(ALICE)
-        self.backend.stop_listening()
+        self.backend.begin_shutdown(keep_port=keep_port)
         await self.until(lambda: not self.backend.streams, "the proxy closes its stream")
+        await client.begin(messages.call("held"))
         await self.backend.revive()
-        self.assertIn("result", await client.call())
+        self.assertIn("result", await client.answer_to("held"))
         self.assertEqual(self.backend.methods(2)[:2], ["initialize", "notifications/initialized"])
+
+    async def test_port_closed(self) -> None:
+        """A backend that stops listening is let go, and found again."""
+        await self.idle(keep_port=False)
+
+    async def test_port_open(self) -> None:
+        """So is one whose port stays open though nobody answers there (``uvicorn --reload``)."""
+        await self.idle(keep_port=True)
 
     async def test_outstanding(self) -> None:
         """A call under way is waited for; what comes meanwhile is held for the next backend."""
@@ -154,9 +169,9 @@ class Ending(ServiceCase):
         await client.begin(messages.call("slow"))
         await self.until(lambda: self.backend.deliveries("tools/call"))
         stream = self.backend.stream
-        self.backend.stop_listening()
-        backend = self.internals()._backend
-        await self.until(lambda: backend.is_ending)
+        self.backend.begin_shutdown()
+        view = self.internals()._backend
+        await self.until(lambda: view.is_ending)
         await client.begin(messages.call("held"))
         self.assertEqual([*self.backend.streams.values()], [stream])
         stream.send(messages.result("slow", {"done": True}))
@@ -167,8 +182,8 @@ class Ending(ServiceCase):
         self.assertEqual((await client.answer_to("held"))["result"], {"new": True})
         self.assertEqual(len(self.backend.deliveries("tools/call")), 2)
 
-    async def test_listens_again(self) -> None:
-        """If it listens again before the answer, the stream is kept and what was held goes on it."""
+    async def test_answers_again(self) -> None:
+        """If it answers again before that, the stream is kept and what was held goes on it."""
         self.start()
         client = await self.connected(ALICE)
         self.backend.answers["tools/call"] = lambda stream, asked: (
@@ -177,15 +192,26 @@ class Ending(ServiceCase):
         await client.begin(messages.call("slow"))
         await self.until(lambda: self.backend.deliveries("tools/call"))
         stream = self.backend.stream
-        self.backend.stop_listening()
-        backend = self.internals()._backend
-        await self.until(lambda: backend.is_ending)
+        self.backend.begin_shutdown()
+        view = self.internals()._backend
+        await self.until(lambda: view.is_ending)
         await client.begin(messages.call("held"))
         await self.backend.revive()
         await client.answer_to("held")
         stream.send(messages.result("slow", {"done": True}))
         self.assertEqual((await client.answer_to("slow"))["result"], {"done": True})
         self.assertEqual(len(self.backend.deliveries("initialize")), 1)
+
+    async def test_idle_connections(self) -> None:
+        """A backend that only closes idle connections now and then loses nothing and is asked for nothing anew."""
+        self.start()
+        client = await self.connected(ALICE)
+        for number in range(4):
+            self.backend.close_idle()
+            self.assertEqual((await client.call(n=number))["result"], {"echo": {"n": number}})
+            self.assertIn("result", await client.ask(messages.request("tools/list", f"list-{number}")))
+        self.assertEqual(len(self.backend.deliveries("initialize")), 1)
+        self.assertEqual(len(self.backend.deliveries("tools/call")), 4)
 
 
 class Goodbye(ServiceCase):

@@ -74,7 +74,7 @@ class Pages(HouseCase):
 
     def test_degraded(self) -> None:
         """With a backend that is down the proxy itself stays healthy, for a restart would cost its sessions."""
-        self.house.health_client.status = None
+        self.house.backend_port.status = None
         self.house.backend.go_down()
         self.successResultOf(self.house.health.check())
         status, page = self.page("/health")
@@ -90,19 +90,19 @@ class Pages(HouseCase):
 
     def test_no_health_page(self) -> None:
         """A backend without a health page (404) is healthy."""
-        self.house.health_client.status = 404
+        self.house.backend_port.status = 404
         self.successResultOf(self.house.health.check())
         self.assertEqual(self.page("/health")[1]["status"], "ok")
 
     def test_three_strikes(self) -> None:
         """It takes three bad answers in a row to call a backend ill, and one good one to call it well."""
         self.successResultOf(self.house.health.check())
-        self.house.health_client.status = 500
+        self.house.backend_port.status = 500
         seen = []
         for _ in range(3):
             self.successResultOf(self.house.health.check())
             seen.append(self.page("/health")[1]["backend"]["healthy"])
-        self.house.health_client.status = 200
+        self.house.backend_port.status = 200
         self.successResultOf(self.house.health.check())
         self.assertEqual((seen, self.page("/health")[1]["backend"]["healthy"]), ([True, True, False], True))
 

@@ -12,8 +12,7 @@ from mcp_proxy.session.courier import Policy
 from mcp_proxy.session.interfaces import Challenge, Refusal
 from tests.memory.house_case import HouseCase
 from tests.support import messages
-from tests.support.http1 import ask
-from tests.support.memory import JSON_HEAD, Connection
+from tests.support.memory import Connection
 
 HEADERS = (
     (b"authorization", b"Bearer s3cret-bearer"),
@@ -102,19 +101,3 @@ class Secrets(HouseCase):
         self.assertNotIn(b"a bug", answer.body)
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
         self.assertNotIn(session.id, self.text.getvalue())
-
-    def test_access_log(self) -> None:
-        """The access log, which is shown at debug level, names no session."""
-        lines: list[str] = []
-
-        class File:
-            def write(self, line: str) -> None:
-                lines.append(line)
-
-        stream = self.house.initialized(*HEADERS)
-        site: Any = self.house.site
-        site._logDateTime = "[now]"
-        site._logFile = File()
-        connection = self.house.connect()
-        connection.send(ask("POST", stream.path, (*JSON_HEAD, *HEADERS), messages.encoded(messages.call(1))))
-        self.assertNotIn(stream.path.rpartition("/")[2], "".join(map(str, lines)))

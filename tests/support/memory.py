@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
@@ -103,7 +103,8 @@ class FakeLink:
 class FakeBackend:
     """The shared view of a backend that is up or down as the test says.
 
-    ``opens``: whether a link opens at once; ``accepts``: whether messages are acknowledged. ``answers`` maps a method to what is answered (None: nothing).
+    ``opens``: whether a link opens at once; ``accepts``: whether messages are acknowledged. ``answers`` maps a
+    method to what is answered (None: nothing).
     ``refusals`` maps a method to how its next message is refused. ``challenge``: how streams are refused.
     """
 
@@ -189,32 +190,17 @@ class FakeBackend:
                 group.remove(seeker)
 
 
-class FakeResponse:
-    """A backend's answer of which only the status matters."""
-
-    def __init__(self, status: int) -> None:
-        self.status = status
-
-    def abort(self) -> None:
-        """Nothing is open."""
-
-
-class FakeHealthClient:
+class FakePort:
     """Answers the health check: with a status, or not at all (``None``)."""
 
     def __init__(self) -> None:
         self.status: int | None = 200
-        self.asked: list[Headers] = []
 
-    def open(self, method: str, url: str, headers: Headers) -> Deferred[Any]:
+    def ask(self, timeout: float) -> Deferred[int]:
         """Answer at once."""
-        self.asked.append(headers)
-        answer: Deferred[Any] = Deferred()
         if self.status is None:
-            answer.errback(Failure(RequestFailed("connection refused", sent=False)))
-        else:
-            answer.callback(FakeResponse(self.status))
-        return answer
+            return fail(RequestFailed("connection refused", sent=False))
+        return succeed(self.status)
 
 
 class MemoryTransport(StringTransport):
@@ -352,10 +338,10 @@ class House:
             max_sessions,
             idle_timeout,
         )
-        self.health_client = FakeHealthClient()
+        self.backend_port = FakePort()
         backend: Any = self.backend
-        health_client: Any = self.health_client
-        self.health = Health(backend, health_client, self.clock, "http://backend/health", (), 10.0)
+        backend_port: Any = self.backend_port
+        self.health = Health(backend, backend_port, self.clock, 10.0)
         self.front = HTTPSSEFront(self.registry, self.clock)
         self.status = StatusPages(self.registry, self.health, self.clock, "http://***@backend:3000")
         self.app = App(guard or Guard(), self.front, self.status, self.clock, stall_timeout)

@@ -211,6 +211,23 @@ class ScriptedBackend(Factory):
         if port is not None:
             self._stopping = port.stopListening()
 
+    def begin_shutdown(self, *, keep_port: bool = False) -> None:
+        """Shut down as uvicorn does: take nobody new, close what is idle, wait for the streams to end.
+
+        :param keep_port: whether connections are still accepted, though nobody answers there (``--reload``).
+        """
+        if keep_port:
+            self.is_deaf = True
+        else:
+            self.stop_listening()
+        self.close_idle()
+
+    def close_idle(self) -> None:
+        """Close the connections without a stream, as a server does now and then."""
+        streaming = {stream.connection for stream in self.streams.values()}
+        for connection in [each for each in self.connections if each not in streaming]:
+            connection.drop("fin")
+
     def die(self, how: How = "rst") -> None:
         """Be killed: the port closes and every connection breaks; nothing is remembered."""
         self.stop_listening()
@@ -219,8 +236,10 @@ class ScriptedBackend(Factory):
             connection.drop(how)
 
     async def revive(self) -> None:
-        """Listen again, on the same port."""
+        """Listen again, on the same port, in good health."""
+        self.stop_listening()
         await self._stopping
+        self.is_deaf = False
         self.start()
 
     async def restart(self, how: How = "rst") -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from base64 import urlsafe_b64encode
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -10,6 +12,8 @@ from mcp_proxy.session.courier import Policy
 from mcp_proxy.session.interfaces import Challenge, Loss
 from mcp_proxy.session.lifecycle import Phase
 from mcp_proxy.wire.errors import NotJSONRPC, UnknownSession
+from mcp_proxy.wire.headers import Headers
+from mcp_proxy.wire.jsonrpc import parse
 from mcp_proxy.wire.sse import Oversized
 from tests.unit.session_world import Client, World
 
@@ -329,8 +333,8 @@ class Refusals(SessionCase):
         client.link.owner.link_lost(client.link, Loss("401", reachable=True, challenge=challenge))
         self.world.clock.advance(600)
         self.assertEqual(self.world.backend.waiting, {})
-        self.assertEqual(client.session.take_challenge(), challenge)
-        self.assertIsNone(client.session.take_challenge())
+        self.assertEqual(client.session.credentials.take_challenge(), challenge)
+        self.assertIsNone(client.session.credentials.take_challenge())
         client.send(id=1, method="tools/list")
         self.assertIn(client.session, self.world.backend.waiting)
 
@@ -638,3 +642,74 @@ class ComingAndGoing(SessionCase):
         self.assertEqual(self.code(client, 1), UNKNOWN)
         self.assertEqual(self.code(client, 2), NOT_DELIVERED)
         self.assertEqual(self.world.clock.getDelayedCalls(), [])
+
+
+def token(subject: str, serial: int) -> Headers:
+    """A bearer token that claims a subject; nobody has signed it."""
+    claims = urlsafe_b64encode(json.dumps({"iss": "i", "sub": subject, "n": serial}).encode()).rstrip(b"=")
+    return ((b"authorization", b"Bearer h." + claims + b".s"),)
+
+
+class Tokens(SessionCase):
+    def setUp(self) -> None:
+        """A client with a token, live."""
+        super().setUp()
+        self.client = self.world.live("Bearer opaque-1")
+
+    def post(self, headers: Headers, **message: Any) -> None:
+        """A message under these headers, as the front would take it."""
+        session = self.world.registry.find_for_message(self.client.session.id, headers)
+        self.assertIs(session, self.client.session)
+        session.receive(parse(json.dumps({"jsonrpc": "2.0", **message}).encode()), headers)
+
+    def test_other_token(self) -> None:
+        """Another token that nobody asked for is another client's."""
+        other = ((b"authorization", b"Bearer opaque-2"),)
+        self.assertRaises(UnknownSession, self.post, other, id=1, method="tools/list")
+
+    def test_after_a_challenge(self) -> None:
+        """After a 401 the client's new token is tried, and owns the session once the backend has accepted it."""
+        session, new = self.client.session, ((b"authorization", b"Bearer opaque-2"),)
+        session.challenged(Challenge(401, (), b""))
+        self.assertIsNotNone(session.credentials.take_challenge())
+        self.post(new, id=1, method="tools/list")
+        self.assertRaises(UnknownSession, self.world.registry.find, session.id, new)
+        self.client.link.take()
+        self.assertIs(self.world.registry.find(session.id, new), session)
+        self.assertRaises(UnknownSession, self.world.registry.find, session.id, self.client.headers)
+        self.client.link.lose()
+        self.assertEqual(self.world.connect(self.client).headers, new)
+
+    def test_challenged_link(self) -> None:
+        """A 401 to a new link is overcome with the client's new token."""
+        session, new = self.client.session, ((b"authorization", b"Bearer opaque-2"),)
+        self.client.link.lose()
+        self.world.backend.give_turn(session)
+        self.client.link.owner.link_lost(self.client.link, Loss("401", True, Challenge(401, (), b"")))
+        session.credentials.take_challenge()
+        self.post(new, id=1, method="tools/list")
+        link = self.world.restore(self.client)
+        self.assertEqual(link.headers, new)
+        self.assertEqual(link.take()["id"], 1)  # type: ignore[index]
+
+    def test_refused_renewal(self) -> None:
+        """A new token that the backend refuses changes nothing for the owner."""
+        session, new = self.client.session, ((b"authorization", b"Bearer opaque-2"),)
+        session.challenged(Challenge(401, (), b""))
+        session.credentials.take_challenge()
+        self.post(new, id=1, method="tools/list")
+        self.client.link.take("500")
+        self.assertIs(self.world.registry.find(session.id, self.client.headers), session)
+        self.assertRaises(UnknownSession, self.world.registry.find, session.id, new)
+
+    def test_same_subject(self) -> None:
+        """A token for the same subject is tried without being asked for; one for another subject is not."""
+        self.world = World()
+        self.client = self.world.client()
+        session = self.world.registry.create(token("ann", 1))
+        self.client.session, self.client.headers = session, token("ann", 1)
+        self.post(token("ann", 2), id=0, method="initialize", params={"protocolVersion": "1"})
+        self.assertRaises(UnknownSession, self.post, token("eve", 1), id=1, method="tools/list")
+        self.assertRaises(UnknownSession, self.world.registry.find, session.id, token("ann", 2))
+        self.world.connect(self.client).take()
+        self.assertIs(self.world.registry.find(session.id, token("ann", 2)), session)

@@ -1,11 +1,44 @@
 // A client of the official TypeScript SDK (SSEClientTransport), driven by a test: `node client.mjs`.
-// It understands the commands of ../python_client.py, which explains them.
+// It understands the commands of ../python_client.py, which explains them; `connect` also takes `resuming`, for a
+// transport that comes back with Last-Event-ID.
 
 import readline from "node:readline";
 
 import { Client } from "@modelcontextprotocol/sdk/client/index.js";
 import { SSEClientTransport } from "@modelcontextprotocol/sdk/client/sse.js";
 import { CreateMessageRequestSchema, ElicitRequestSchema, McpError } from "@modelcontextprotocol/sdk/types.js";
+import { EventSource } from "eventsource";
+
+/**
+ * HTTP+SSE by the book, as a browser does it: when the stream breaks, EventSource opens it again and tells the id of
+ * the last event that it got. (The SDK's transport has an EventSource too, but replaces the headers it wants to send.)
+ */
+class ResumingTransport {
+  constructor(url) {
+    this.url = url;
+  }
+
+  start() {
+    this.stream = new EventSource(this.url);
+    this.stream.addEventListener("message", (event) => this.onmessage(JSON.parse(event.data)));
+    return new Promise((resolve) => {
+      this.stream.addEventListener("endpoint", (event) => {
+        this.endpoint = new URL(event.data, this.url);
+        resolve();
+      });
+    });
+  }
+
+  async send(message) {
+    const headers = { "content-type": "application/json" };
+    const response = await fetch(this.endpoint, { method: "POST", headers, body: JSON.stringify(message) });
+    if (!response.ok) throw new Error(`HTTP ${response.status}`);
+  }
+
+  async close() {
+    this.stream.close();
+  }
+}
 
 /** One client: its commands are the methods after the constructor. */
 class Driven {
@@ -27,8 +60,8 @@ class Driven {
     this.sdk.onerror = (error) => console.error(`client error: ${error.message}`);
   }
 
-  async connect({ url }) {
-    const transport = new SSEClientTransport(new URL(url));
+  async connect({ url, resuming }) {
+    const transport = new (resuming ? ResumingTransport : SSEClientTransport)(new URL(url));
     // The SDK keeps this handler and calls it first.
     transport.onmessage = (message) => {
       if ("method" in message) this.#seen.push(message);
