@@ -13,7 +13,6 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.server import Site
 
 from mcp_proxy.backend.backend import Backend
 from mcp_proxy.backend.health import Health
@@ -25,7 +24,6 @@ from mcp_proxy.frontend.app import App
 from mcp_proxy.frontend.guard import Guard
 from mcp_proxy.frontend.http_sse import HTTPSSEFront
 from mcp_proxy.frontend.status import StatusPages
-from mcp_proxy.frontend.stream import LimitedRequest
 from mcp_proxy.session.courier import Policy
 from mcp_proxy.session.interfaces import ILinkOwner
 from mcp_proxy.session.registry import Registry
@@ -147,11 +145,7 @@ class ProxyService(MultiService):
         :raises SystemExit: the port cannot be opened; the text says why.
         """
         super().startService()
-        resource = self._app.klein.resource()
-        requests = type("_Request", (LimitedRequest,), {"max_body_bytes": self._settings.max_body_bytes})
-        site = Site(resource, requestFactory=requests, reactor=self._reactor, parsePOSTFormSubmission=False)
-        site.displayTracebacks = False
-        site.noisy = False
+        site = self._app.site(self._reactor, self._settings.max_body_bytes)
         endpoint = self._settings.endpoint
         listening = serverFromString(self._reactor, endpoint).listen(site)
         failures: list[Failure] = []

@@ -13,6 +13,9 @@ from twisted.python.failure import Failure
 from mcp_proxy.backend.http import BackendClient, Response, Target
 from mcp_proxy.wire.headers import Headers
 
+#: Seconds between the addresses of a name; Twisted's 0.3 is also how late it tells of the last refusal.
+ATTEMPT_DELAY = 0.05
+
 
 class Sentinel(Protocol):
     """An idle connection; ``closed`` is called when the other side ends it."""
@@ -65,7 +68,9 @@ class Port:
     async def _connect(self, closed: Callable[[], None]) -> Sentinel:
         factory = Factory.forProtocol(lambda: Sentinel(closed))
         factory.noisy = False
-        endpoint = HostnameEndpoint(self._reactor, self._target.host, self._target.port, timeout=self._timeout)
+        endpoint = HostnameEndpoint(
+            self._reactor, self._target.host, self._target.port, timeout=self._timeout, attemptDelay=ATTEMPT_DELAY
+        )
         protocol: Any = await endpoint.connect(factory)
         sentinel: Sentinel = protocol
         return sentinel

@@ -11,12 +11,13 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
+from twisted.web.server import Site
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from mcp_proxy.frontend.guard import Guard
 from mcp_proxy.frontend.http_sse import HTTPSSEFront
 from mcp_proxy.frontend.status import StatusPages
-from mcp_proxy.frontend.stream import ClientRequest
+from mcp_proxy.frontend.stream import ClientRequest, LimitedRequest
 from mcp_proxy.wire.errors import MethodRefused, NoSuchPath, ProxyError
 
 log = Logger()
@@ -90,14 +91,22 @@ class App:
 
         return self._serve(request, refuse)
 
-    @klein.handle_errors(Exception)
-    def broken(self, request: IRequest, failure: Failure) -> Deferred[None]:
-        """Klein itself could not make sense of the request."""
+    def site(self, reactor: Any, max_body_bytes: int) -> Site:
+        """What a port can serve."""
+        requests = type("_Request", (LimitedRequest,), {"max_body_bytes": max_body_bytes})
+        return _Site(self.klein.resource(), requestFactory=requests, reactor=reactor, parsePOSTFormSubmission=False)
 
-        def refuse(taken: ClientRequest) -> None:
-            raise NoSuchPath()
 
-        return self._serve(request, refuse)
+class _Site(Site):
+    """A site that logs no path with a session in it, and shows no traceback."""
+
+    noisy = False
+    displayTracebacks = False
+
+    def log(self, request: Any) -> None:
+        path = _route_of(request.path.decode("ascii", "replace"))
+        method = _shown(request.method.decode("ascii", "replace"))
+        log.debug("{method} {path} {status}", method=method, path=path, status=request.code)
 
 
 def _route_of(path: str) -> str:

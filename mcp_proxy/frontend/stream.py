@@ -7,8 +7,10 @@ flag, so callers need not care when that happens.
 from __future__ import annotations
 
 from collections.abc import Callable
+from http import HTTPStatus
 from io import BytesIO
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from attrs import frozen
 from twisted.internet.defer import Deferred
@@ -30,6 +32,14 @@ class LimitedRequest(Request):
     max_body_bytes = 4 * 1024 * 1024
     too_large = False
     _seen = 0
+
+    def process(self) -> None:
+        """The request is complete. A path that is not UTF-8 is nowhere, and Klein would answer it with HTML."""
+        try:
+            unquote_to_bytes(self.path).decode()
+        except UnicodeDecodeError:
+            self.path = b"/not-utf-8"
+        super().process()
 
     def gotLength(self, length: int | None) -> None:
         """A body is to come; small or large, it is kept in memory."""
@@ -172,7 +182,7 @@ class ClientStream:
             self._request.channel.forceAbortClient()
 
     def _head(self, status: int, headers: Headers) -> None:
-        self._request.setResponseCode(status)
+        self._request.setResponseCode(status, HTTPStatus(status).phrase.encode())
         self._request.setHeader(b"server", b"mcp-proxy")
         for name, value in headers:
             self._request.responseHeaders.addRawHeader(name, value)
