@@ -78,18 +78,18 @@ class App:
         return self._serve(request, self._status.index)
 
     @klein.handle_errors(HTTPException)
-    def no_route(self, request: IRequest, failure: Failure) -> Deferred[None]:
-        """Routing failed: no such path, or not with this method."""
-
-        def refuse(taken: ClientRequest) -> None:
-            if isinstance(failure.value, MethodNotAllowed):
-                allowed = ", ".join(sorted(failure.value.valid_methods or ()))
-                error = MethodRefused(f"{_shown(taken.method)} is not allowed here; use {allowed}.")
-                taken.stream.fail(error, ((b"allow", allowed.encode()),))
-            else:
-                raise NoSuchPath()
-
-        return self._serve(request, refuse)
+    def no_route(self, request: IRequest, failure: Failure) -> bytes:
+        """Routing failed: no such path, or not with this method. Klein ends the answer."""
+        taken = ClientRequest.of(request, self._clock, self._stall_timeout)
+        try:
+            self._guard.admit(taken)
+        except ProxyError as error:
+            return taken.stream.refuse(error)
+        if not isinstance(failure.value, MethodNotAllowed):
+            return taken.stream.refuse(NoSuchPath())
+        allowed = ", ".join(sorted(failure.value.valid_methods or ()))
+        refused = MethodRefused(f"{_shown(taken.method)} is not allowed here; use {allowed}.")
+        return taken.stream.refuse(refused, ((b"allow", allowed.encode()),))
 
     def site(self, reactor: Any, max_body_bytes: int) -> Site:
         """What a port can serve."""

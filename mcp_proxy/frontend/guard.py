@@ -41,12 +41,15 @@ class Guard:
         :raises OriginRefused: it comes from a page elsewhere.
         :raises HostRefused: it was sent to a name that is not ours.
         """
-        host = request.header(b"host").decode("latin-1")
+        hosts = [value for name, value in request.headers if name == b"host"]
+        if len(hosts) != 1:
+            raise HostRefused("A request has one Host header.")
+        host = hosts[0].decode("latin-1")
         if not self._is_our_host(host):
             raise HostRefused(f"Host {_shown(host)} is not served here. Add it to ALLOWED_HOSTS to admit it.")
-        origin = request.header(b"origin").decode("latin-1")
-        if origin and not self._is_our_origin(origin):
-            raise OriginRefused(f"Origin {_shown(origin)} is not allowed. Add it to ALLOWED_ORIGINS to admit it.")
+        for origin in [value.decode("latin-1") for name, value in request.headers if name == b"origin"]:
+            if not self._is_our_origin(origin):
+                raise OriginRefused(f"Origin {_shown(origin)} is not allowed. Add it to ALLOWED_ORIGINS to admit it.")
 
     def _is_our_host(self, host: str) -> bool:
         if ANY in self.hosts:

@@ -87,7 +87,7 @@ class HTTPSSEFront:
     def _adopt(self, request: ClientRequest) -> tuple[Session, int] | None:
         """The session that Last-Event-ID names, and the number of the last event that the client has seen."""
         token, _, number = request.header(b"last-event-id").decode("latin-1").rpartition(".")
-        if not token or not number.isdigit() or len(number) > 15:
+        if not token or not (number.isascii() and number.isdigit()) or len(number) > 15:
             return None
         try:
             return self._registry.find(token, request.headers), int(number)

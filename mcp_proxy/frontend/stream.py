@@ -34,12 +34,18 @@ class LimitedRequest(Request):
     _seen = 0
 
     def process(self) -> None:
-        """The request is complete. A path that is not UTF-8 is nowhere, and Klein would answer it with HTML."""
+        """The request is complete. An odd path is nowhere; Klein would mend it, or answer with HTML."""
         try:
             unquote_to_bytes(self.path).decode()
         except UnicodeDecodeError:
-            self.path = b"/not-utf-8"
+            self.path = b"/odd"
+        if b"//" in self.path:
+            self.path = b"/odd"
         super().process()
+
+    def getRequestHostname(self) -> bytes:
+        """Klein's router wants a name, and fails on an odd one; routes do not depend on it, and the guard judges it."""
+        return b"localhost"
 
     def gotLength(self, length: int | None) -> None:
         """A body is to come; small or large, it is kept in memory."""
@@ -143,11 +149,21 @@ class ClientStream:
         if self.started:
             self.abort()
             return
+        self.respond(*self._told(error, headers))
+
+    def refuse(self, error: ProxyError, headers: Headers = ()) -> bytes:
+        """The same where the caller's framework ends the answer: sets its head and returns its body."""
+        status, body, headers = self._told(error, headers)
+        self._head(status, headers)
+        return body
+
+    @staticmethod
+    def _told(error: ProxyError, headers: Headers) -> tuple[int, bytes, Headers]:
         answer = error.answer
         status = answer.status if answer.status >= 400 else 500
         own = tuple((name.encode(), value.encode()) for name, value in answer.headers.items())
         text = jsonrpc.error(None, answer.code, error.message, {"source": "proxy", **error.data})
-        self.respond_json(status, text, (*own, *headers))
+        return status, text, ((b"content-type", b"application/json"), *own, *headers)
 
     def start(self) -> None:
         """Begin an event stream."""

@@ -275,6 +275,8 @@ class Courier:
     def refused(self, outgoing: Outgoing, refusal: Refusal) -> None:
         """A message was not taken, or nobody knows."""
         exchange = outgoing.exchange
+        if exchange is not None and exchange.is_request and not self._exchanges.is_in_flight(exchange):
+            return  # it was answered before its POST was
         method = exchange.message.method if exchange is not None else ""
         log.debug("message not taken: {reason}", reason=refusal.reason, session=self._route.label, method=method)
         if refusal.status in (404, 410) or outgoing.own_id in self._probing:

@@ -119,6 +119,10 @@ class Exchanges:
         """The client's outstanding request with this id."""
         return self._requests.get(identity)
 
+    def is_in_flight(self, exchange: Exchange) -> bool:
+        """Whether this very request waits for the backend's answer."""
+        return self.in_flight.get(exchange.backend_id) is exchange
+
     def hold(self, exchange: Exchange, deadline: float) -> None:
         """Keep a message until there is a link.
 
@@ -186,7 +190,7 @@ class Exchanges:
         """Forget a message, wherever it is."""
         if exchange in self.held:
             self.held.remove(exchange)
-        if self.in_flight.get(exchange.backend_id) is exchange:
+        if self.is_in_flight(exchange):
             del self.in_flight[exchange.backend_id]
         self._unregister((exchange,))
 

@@ -19,6 +19,9 @@ from mcp_proxy.wire.errors import BatchRefused, EmptyBody, NotJSON, NotJSONRPC
 #: The largest integer that every JSON parser keeps exactly (IEEE 754 doubles, as in JavaScript).
 MAX_SAFE_INTEGER = 2**53 - 1
 
+#: The longest id; it is kept, compared and repeated in places that have no bound of their own.
+MAX_ID_BYTES = 1024
+
 _UNSET = msgspec.UNSET
 
 
@@ -60,8 +63,14 @@ class Message:
     is_error: bool = False
 
     def value(self) -> Any:
-        """``params``, ``result`` or ``error`` decoded to plain Python values; ``{}`` where there is none."""
-        return msgspec.json.decode(self.body) if self.body else {}
+        """``params``, ``result`` or ``error`` decoded to plain Python values.
+
+        ``{}`` where there is none, and where it holds what Python cannot: a number out of range, a bottomless nest.
+        """
+        try:
+            return msgspec.json.decode(self.body) if self.body else {}
+        except (msgspec.DecodeError, RecursionError):
+            return {}
 
     def params(self) -> dict[str, Any]:
         """The decoded value where it is an object, else ``{}``."""
@@ -125,9 +134,14 @@ def canonical_id(text: bytes) -> bytes | None:
 
     :raises NotJSONRPC: it is neither a string, nor an integer, nor null.
     """
+    if len(text) > MAX_ID_BYTES:
+        raise NotJSONRPC(f"The id is longer than {MAX_ID_BYTES} bytes.")
     if text.isdigit():
         return text
-    value = msgspec.json.decode(text)
+    try:
+        value = msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        raise NotJSONRPC("The id is out of range.") from None
     if value is None:
         return None
     if isinstance(value, float) and value.is_integer():
@@ -160,10 +174,9 @@ def with_cancelled_id(raw: bytes, identity: bytes) -> bytes:
 
 def cancelled_id(message: Message) -> bytes | None:
     """Which request a ``notifications/cancelled`` is about; None where it does not say."""
-    identity = message.params().get("requestId")
     try:
-        return None if identity is None else canonical_id(_encode(identity))
-    except NotJSONRPC:
+        return canonical_id(bytes(_decode_members(message.body)["requestId"]))
+    except (KeyError, msgspec.DecodeError, NotJSONRPC):
         return None
 
 
