@@ -16,6 +16,7 @@ from treq.cookies import IndexableCookieJar
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.error import (
     ConnectError,
+    ConnectingCancelledError,
     ConnectionClosed,
     ConnectionDone,
     ConnectionRefusedError,
@@ -360,7 +361,7 @@ def describe(failure: Failure) -> str:
         failure = next((each for each in reasons if not each.check(ConnectionDone)), reasons[0])
         reasons = getattr(failure.value, "reasons", None)
     error = failure.value
-    if isinstance(error, CancelledError):
+    if isinstance(error, (CancelledError, ConnectingCancelledError)):
         return "no answer in time"
     if isinstance(error, ConnectionRefusedError):
         return "connection refused"

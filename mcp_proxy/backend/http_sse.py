@@ -62,6 +62,7 @@ class HTTPSSELink:
         self._paused = False
         self._queue: deque[Outgoing] = deque()
         self._posts: dict[Outgoing, Deferred[Response]] = {}
+        self._answered: set[Outgoing] = set()  # of these, the ones whose request was answered already
         self._barriers = 0
         self._opening: Deferred[None] | None = None
         self._timers = Timers(clock)
@@ -149,7 +150,16 @@ class HTTPSSELink:
         except (NotJSON, NotJSONRPC) as error:
             log.warn("event of the backend's dropped: {reason}", reason=error.message)
             return
+        if message.kind is jsonrpc.Kind.RESPONSE:
+            self._free_post(message.id)
         self._owner.link_received(self, message)
+
+    def _free_post(self, backend_id: bytes | None) -> None:
+        """A request was answered: one that waits need not wait for its acknowledgement, which may never come."""
+        for outgoing in self._posts:
+            if outgoing.exchange is not None and outgoing.exchange.backend_id == backend_id:
+                self._answered.add(outgoing)
+        self._pump()
 
     def pause(self) -> None:
         """Receive nothing for now."""
@@ -197,9 +207,9 @@ class HTTPSSELink:
     def _pump(self) -> None:
         while self._queue and not self._closed:
             outgoing = self._queue[0]
-            if len(self._posts) >= MAX_POSTS:
+            if len(self._posts) - len(self._answered) >= MAX_POSTS:
                 return
-            if self._barriers or (outgoing.barrier and self._posts):
+            if self._barriers or (outgoing.barrier and len(self._posts) > len(self._answered)):
                 self._timers.keep("order", ORDER_WAIT, self._waited_enough)
                 return
             self._next()
@@ -238,6 +248,7 @@ class HTTPSSELink:
 
     def _post_over(self, outgoing: Outgoing) -> None:
         self._posts.pop(outgoing, None)
+        self._answered.discard(outgoing)
         self._barriers -= outgoing.barrier
 
     def _posted(self, response: Response, outgoing: Outgoing) -> None:

@@ -45,9 +45,8 @@ class Show:
         """Play all acts; return whether the client carried on."""
         await self._start_server()
         await self._proxy.start()
-        self.say(
-            "proxy", f"is up on port {self._proxy.port}, in front of port {self._server.port}, pid {self._proxy.pid}"
-        )
+        port, pid = self._proxy.port, self._proxy.pid
+        self.say("proxy", f"is up on port {port}, in front of port {self._server.port}, pid {pid}")
         async with connect(f"http://127.0.0.1:{self._proxy.port}/mcp/sse") as client:
             self.say("client", "connects to the proxy: this is its one and only connection")
             await self._talk(client)

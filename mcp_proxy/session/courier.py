@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from mcp_proxy.session import truth
+from mcp_proxy.session.credentials import Credentials
 from mcp_proxy.session.exchanges import MAX_IN_FLIGHT, BackendRequest, Delivery, Exchange, Exchanges, Full
 from mcp_proxy.session.handshake import Memory
 from mcp_proxy.session.interfaces import Challenge, ILink, Outgoing, Refusal
@@ -67,6 +68,10 @@ class IRoute(Protocol):
         """How logs name the session."""
 
     @property
+    def credentials(self) -> Credentials:
+        """Whose the session is."""
+
+    @property
     def headers(self) -> Headers:
         """The standing headers of the client."""
 
@@ -96,14 +101,8 @@ class IRoute(Protocol):
     def lost(self, reason: str, challenge: Challenge | None = None) -> None:
         """The link has turned out to be of no use."""
 
-    def challenged(self, challenge: Challenge) -> None:
-        """The backend wants to see other credentials."""
-
     def initialized(self) -> None:
         """The client's own initialize was answered."""
-
-    def settled(self) -> None:
-        """A request was answered."""
 
 
 class Courier:
@@ -295,7 +294,7 @@ class Courier:
             if refusal.status < 500:
                 exchange.delivery = Delivery.NOT_SENT
             if refusal.challenge is not None:
-                self._route.challenged(refusal.challenge)
+                self._route.credentials.challenged(refusal.challenge)
             self.fail(exchange, truth.refused(refusal))
 
     def _rejected(self, exchange: Exchange) -> None:
@@ -345,7 +344,6 @@ class Courier:
             self._route.emit(raw)
         if exchange.message.method == revisions.INITIALIZE and not message.is_error:
             self._route.initialized()
-        self._route.settled()
 
     def deliver_request(self, message: Message) -> None:
         """The backend asks; its request gets an id of ours, for a restarted backend counts from the start again."""
@@ -362,8 +360,11 @@ class Courier:
         self._backend_requests[identity] = BackendRequest(message.id or b"", message.method)
         route.emit(jsonrpc.with_id(message.raw, identity))
 
-    def deliver_cancellation(self, message: Message) -> None:
-        """The backend does not want an answer any more."""
+    def deliver_notification(self, message: Message) -> None:
+        """The backend tells something; where it cancels a request of its own, that has another id here."""
+        if message.method != revisions.CANCELLED:
+            self._route.emit(message.raw)
+            return
         cancelled = jsonrpc.cancelled_id(message)
         for identity, request in list(self._backend_requests.items()):
             if request.backend_id == cancelled:
@@ -378,7 +379,6 @@ class Courier:
             return
         exchange.delivery = Delivery.ACCEPTED
         self.fail(exchange, truth.answer_too_large(event.size))
-        self._route.settled()
 
     # -- answers of our own ------------------------------------------------------------------------------------
 

@@ -155,11 +155,13 @@ TABLE: dict[tuple[Phase, str], tuple] = {  # type: ignore[type-arg]
     #
     (_P.CONNECTING, "opened_new"): (_P.LIVE, "release"),
     (_P.CONNECTING, "opened_known"): (_P.HANDSHAKING, "restore"),
+    (_P.CONNECTING, "give_up"): (_P.CONNECTING, "answer_held"),
     (_P.CONNECTING, "lost"): (_P.DOWN, "close_link", "settle", "seek"),
     (_P.CONNECTING, "client_gone"): (_P.DORMANT, "withdraw", "close_link", "settle"),
     (_P.CONNECTING, "close"): (_P.CLOSED, "withdraw", "close_link", "settle", "dispose"),
     #
     (_P.HANDSHAKING, "restored"): (_P.LIVE, "release"),
+    (_P.HANDSHAKING, "give_up"): (_P.HANDSHAKING, "answer_held"),
     (_P.HANDSHAKING, "lost"): (_P.DOWN, "close_link", "settle", "seek"),
     (_P.HANDSHAKING, "client_gone"): (_P.DORMANT, "withdraw", "close_link", "settle"),
     (_P.HANDSHAKING, "close"): (_P.CLOSED, "withdraw", "close_link", "settle", "dispose"),

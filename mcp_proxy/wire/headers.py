@@ -107,6 +107,6 @@ def _subject(token: bytes) -> tuple[str, str] | None:
     try:
         claims = msgspec.json.decode(urlsafe_b64decode(parts[1] + b"=" * (-len(parts[1]) % 4)))
         issuer, subject = claims["iss"], claims["sub"]
-    except (IndexError, KeyError, TypeError, ValueError):
+    except (IndexError, KeyError, TypeError, ValueError, RecursionError):
         return None
     return (issuer, subject) if len(parts) == 3 and isinstance(issuer, str) and isinstance(subject, str) else None

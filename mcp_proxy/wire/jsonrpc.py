@@ -176,7 +176,7 @@ def cancelled_id(message: Message) -> bytes | None:
     """Which request a ``notifications/cancelled`` is about; None where it does not say."""
     try:
         return canonical_id(bytes(_decode_members(message.body)["requestId"]))
-    except (KeyError, msgspec.DecodeError, NotJSONRPC):
+    except (KeyError, msgspec.DecodeError, NotJSONRPC, RecursionError):
         return None
 
 

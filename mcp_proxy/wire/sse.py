@@ -9,6 +9,8 @@ from __future__ import annotations
 from attrs import frozen
 
 _EDGE = 4096
+#: Longer than any field name with its colon, blank and byte order mark.
+_FIELD = 16
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -85,9 +87,9 @@ class Decoder:
         """Hold the start of a line; once it is over the bound, only its edges."""
         self._line.append(piece)
         self._line_size += len(piece)
-        if self._line_size > self._max + _EDGE:
+        if self._line_size > max(0, self._max - self._size) + _FIELD + _EDGE:
             text = b"".join(self._line)
-            self._line = [text[:_EDGE], text[-_EDGE:]]
+            self._line = [text[: _FIELD + _EDGE], text[-_EDGE:]]
 
     def _end_of_line(self, line: bytes) -> Event | Oversized | None:
         size = len(line)
@@ -97,7 +99,8 @@ class Decoder:
             self._line, self._line_size = [], 0
         if self._at_start:
             self._at_start = False
-            line = line.removeprefix(_BOM)
+            if line.startswith(_BOM):
+                line, size = line[len(_BOM) :], size - len(_BOM)
         if not line:
             return self._dispatch()
         name, _, value = line.partition(b":")
@@ -116,11 +119,12 @@ class Decoder:
     def _add_data(self, value: bytes, size: int) -> None:
         self._size += size + 1
         if self._over or self._size - 1 > self._max:
+            text = b"\n".join((self._tail, value)) if self._over else b"\n".join((*self._data, value))
             if not self._over:
                 self._over = True
-                self._head = b"\n".join((*self._data, value))[:_EDGE]
+                self._head = text[:_EDGE]
                 self._data = []
-            self._tail = (self._tail + value)[-_EDGE:]
+            self._tail = text[-_EDGE:]
         else:
             self._data.append(value)
 

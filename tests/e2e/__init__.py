@@ -1,1 +1,1 @@
-"""Real clients of the official SDKs, through the real proxy, to a real server that is killed again and again."""
+"""Clients of the official SDKs, through the real proxy, to a real server that is killed again and again."""

@@ -29,7 +29,7 @@ TYPESCRIPT = HERE / "typescript"
 
 
 def environment(**settings: str) -> dict[str, str]:
-    """Return our environment without settings of a proxy, except these, and with the package on Python's path."""
+    """Return our environment with these settings of a proxy and no others, fit to run the package."""
     names = {variable.name for variable in VARIABLES}
     kept = {name: value for name, value in os.environ.items() if name not in names}
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
@@ -78,6 +78,11 @@ class Backend:
     async def stop(self, signal: str) -> None:
         """End the process by this signal."""
         await self.processes[-1].stop(signal)
+
+    async def end(self) -> None:
+        """End whatever still runs."""
+        for process in self.processes:
+            await process.stop()
 
     async def restart(self, signal: str = "KILL") -> None:
         """End the process by this signal, and start the next one on the same port."""

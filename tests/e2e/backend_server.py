@@ -1,4 +1,4 @@
-"""The MCP server behind the proxy, made with the official Python SDK: ``python backend_server.py PORT FOLDER``.
+"""The MCP server behind the proxy, of the official Python SDK: ``python backend_server.py PORT FOLDER``.
 
 A test steers it through files in FOLDER, which outlive the process:
 
@@ -110,10 +110,10 @@ class Backend:
         assert options.capabilities.resources is not None
         options.capabilities.resources.subscribe = True
         async with (
-            self._transport.connect_sse(request.scope, request.receive, request._send) as (incoming, outgoing),
-            self._journalled(incoming, number) as seen,
+            self._transport.connect_sse(request.scope, request.receive, request._send) as streams,
+            self._journalled(streams[0], number) as seen,
         ):
-            await self._server.run(seen, outgoing, options)
+            await self._server.run(seen, streams[1], options)
         return _Sent()
 
     @asynccontextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from functools import partial
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,26 @@ from tests.e2e.actors import (
     python_command,
     typescript_command,
 )
-from tests.e2e.processes import Child, until
+from tests.e2e.processes import until
+
+Scenario = Callable[[Any], Coroutine[Deferred[Any], Any, None]]
 
 #: Attempts come fast, and are enough for a server that starts slowly on a busy machine.
 SETTINGS = {"RECONNECT_DELAY": "0.2", "MAX_RECONNECT_ATTEMPTS": "100", "LOG_LEVEL": "debug"}
+
+
+def _explained(scenario: Scenario) -> Scenario:
+    """Return the scenario with a limit of time, and with all that was printed in its failure."""
+
+    @wraps(scenario)
+    async def limited(self: EndToEnd) -> None:
+        try:
+            await Deferred.fromCoroutine(scenario(self)).addTimeout(self.limit, reactor)
+        except Exception as error:
+            error.args = (f"{error}\n{self.report()}",)
+            raise
+
+    return limited
 
 
 class EndToEnd(TestCase):
@@ -42,44 +58,40 @@ class EndToEnd(TestCase):
     backend_is_up = True
     client_command: Callable[[], list[str]]
 
-    def __init__(self, methodName: str = "runTest") -> None:
-        super().__init__(methodName)
-        setattr(self, methodName, partial(self._run_scenario, getattr(self, methodName)))
+    def __init_subclass__(cls) -> None:
+        for name in dir(cls):
+            if name.startswith("test_"):
+                setattr(cls, name, _explained(getattr(cls, name)))
 
-    async def _run_scenario(self, scenario: Callable[[], Coroutine[Deferred[Any], Any, None]]) -> None:
-        try:
-            await Deferred.fromCoroutine(scenario()).addTimeout(self.limit, reactor)
-        except Exception as error:
-            error.args = (f"{error}\n{self._report()}",)
-            raise
-
-    def _report(self) -> str:
+    def report(self) -> str:
         """What may explain a failure: commands without a reply, and what each process has printed."""
         parts = [f"no reply yet to: {line}" for line in self.clients.unanswered]
-        for child in self._children():
+        for child in (*self.backend.processes, self.proxy, self.clients):
             parts += (f"--- {child.name}, pid {child.pid}", child.output.rstrip())
         return "\n".join(parts)
-
-    def _children(self) -> list[Child]:
-        return [*self.backend.processes, self.proxy, self.clients]
 
     async def setUp(self) -> None:
         folder = Path(self.mktemp()).absolute()
         folder.mkdir()
         command = type(self).client_command()
+        # Cleanups run in reverse order, so this look at the proxy is the last thing to be done.
+        self.addCleanup(self._check_proxy)
         self.backend = Backend(folder)
+        self.addCleanup(self.backend.end)
         self.proxy = Proxy(self.backend.port, folder, SETTINGS | self.settings)
+        self.addCleanup(self.proxy.stop)
         self.clients = ClientProcess(command, folder)
-        self.addCleanup(self._end)
+        self.addCleanup(self.clients.stop)
         if self.backend_is_up:
             await self.backend.start()
         await until(self.proxy.health, "the proxy is up")
 
-    async def _end(self) -> None:
-        for child in self._children():
-            await child.stop()
+    def _check_proxy(self) -> None:
         # Whatever happens to backends and clients is the proxy's everyday life.
         self.assertNotIn("Traceback", self.proxy.output)
+        self.assertEqual(self.proxy.status, 0, self.proxy.output)
+        # Who knows a session's address can use it, so no log may show one.
+        self.assertNotRegex(self.proxy.output, r"/mcp/messages/[\w-]{20}")
 
     def client(self, name: str = "client") -> Client:
         """Return a client that is not connected yet."""

@@ -47,7 +47,13 @@ class Child(ProcessProtocol):
     :param name: how messages call it.
     """
 
-    def __init__(self, name: str, arguments: Sequence[str], environment: Mapping[str, str], folder: Path) -> None:
+    def __init__(
+        self,
+        name: str,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        folder: Path,
+    ) -> None:
         self.name = name
         self._output: list[bytes] = []
         self._waiting: list[Deferred[None]] = []
@@ -110,8 +116,8 @@ class Child(ProcessProtocol):
 def free_port() -> int:
     """Return a port that nobody listens on.
 
-    It lies below the range from which the system takes ports for outgoing connections: else, while a server is
-    down, its port may be given to someone who connects, even to the proxy that knocks at this very port.
+    It lies below the range from which the system takes ports for outgoing connections: else, while a server
+    is down, its port may be given to someone who connects, even to the proxy that knocks at this very port.
     """
     while True:
         port = random.randrange(20000, 32000)

@@ -1,8 +1,8 @@
 """A client of the official Python SDK (``sse_client``), driven by a test: ``python python_client.py``.
 
-It and ``typescript/client.mjs`` understand the same commands. A command is one line of JSON on stdin, its answer one
-line on stdout, when it is ready: commands do not wait for each other. One process can be many clients; a command names
-its own by ``client``.
+It and ``typescript/client.mjs`` understand the same commands. A command is one line of JSON on stdin, its
+answer one line on stdout, when it is ready: commands do not wait for each other. One process can be many
+clients; a command names its own by ``client``.
 
     {"id": 1, "client": "a", "do": "call", "tool": "echo", "arguments": {"text": "hi"}}
     {"id": 1, "value": {"text": "hi", "progress": []}}
@@ -108,12 +108,12 @@ class Client:
             yield reader
             tasks.cancel_scope.cancel()
 
-    async def _sample(self, context: Any, params: types.CreateMessageRequestParams) -> types.CreateMessageResult:
+    async def _sample(self, context: Any, params: Any) -> types.CreateMessageResult:
         await self._may_answer.wait()
         content = types.TextContent(type="text", text="blue")
         return types.CreateMessageResult(role="assistant", content=content, model="none")
 
-    async def _elicit(self, context: Any, params: types.ElicitRequestParams) -> types.ElicitResult:
+    async def _elicit(self, context: Any, params: Any) -> types.ElicitResult:
         await self._may_answer.wait()
         return types.ElicitResult(action="accept", content={"answer": "blue"})
 

@@ -1,4 +1,4 @@
-"""The counter-check: without the proxy, the clients do notice a restart. Else the other tests would prove nothing."""
+"""The counter-check: without the proxy, a restart is noticed. Else the other tests would prove nothing."""
 
 from __future__ import annotations
 

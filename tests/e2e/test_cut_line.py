@@ -16,7 +16,7 @@ class CutLine(TypeScriptSDK, EndToEnd):
     """With the TypeScript SDK."""
 
     async def test_last_event_id(self) -> None:
-        """A client that tells its last event's id comes back into its session, and gets what it has missed."""
+        """A client that tells its last event's id comes back into its session, and gets what it missed."""
         client = await self.connected_through_relay(resuming=True)
         await client.do("subscribe", uri="note://a")
         self.backend.shut_gate("append")
@@ -36,7 +36,7 @@ class CutLine(TypeScriptSDK, EndToEnd):
         self.assertEqual(self.backend.ledger(), ["once"])
 
     async def test_without_last_event_id(self) -> None:
-        """The SDK's own transport tells no id when it comes back; what it asks for then is answered all the same."""
+        """The SDK's own transport tells no id when it comes back; what it asks for then is answered."""
         client = await self.connected_through_relay()
         await self.cut()
         self.lines.mend()

@@ -31,7 +31,7 @@ class Everyday:
         async def all_reported() -> bool:
             return len(await client.seen("notifications/progress")) == 20
 
-        # In a burst, the TypeScript SDK handles the result first, and then no longer knows the reports' token.
+        # In a burst, the TypeScript SDK handles the result first, and then does not know the reports' token.
         await until(all_reported, "all reports have arrived")
         self.backend.open_gate("result")
         result = (await counting).get()

@@ -33,7 +33,7 @@ class Outage:
     settings = {"MAX_RECONNECT_ATTEMPTS": "10"}
 
     async def test_gone_for_good(self) -> None:
-        """Requests are answered within the budget; when the backend is back after all, the session works again."""
+        """Requests are answered within the budget; if the backend comes back, the session works again."""
         client = await self.connected()
         await self.backend.stop("KILL")
         started = reactor.seconds()

@@ -52,7 +52,7 @@ class Restart:
         client = await self.connected()
         await client.do("subscribe", uri="note://a")
         await self.backend.restart()
-        # A request passes only after the session is restored, and whatever there is to tell comes before its answer.
+        # It passes only after the session is restored; whatever there is to tell comes before its answer.
         await client.call("echo", text="next")
         before = len(await client.seen("notifications/resources/updated"))
         self.assertEqual(await self.backend.touch("note://a"), 1)
@@ -63,7 +63,7 @@ class Restart:
         await until(told, "the client is told of the change")
 
     async def test_changed_tools(self) -> None:
-        """A client that has read the list of tools is told that it has changed, and then reads the new one."""
+        """A client that has read the list of tools is told that it has changed, and reads the new one."""
         client = await self.connected()
         before = await client.do("list")
         self.backend.offer("brand_new")
@@ -76,7 +76,7 @@ class Restart:
         client = await self.connected()
         await client.do("list")
         await self.backend.restart()
-        # As above: after this answer, there would have been something to see.
+        # It passes only after the session is restored; whatever there is to tell comes before its answer.
         await client.call("echo", text="next")
         await client.do("ping")
         self.assertEqual(await client.do("seen"), [])

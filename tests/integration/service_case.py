@@ -49,7 +49,8 @@ class ServiceCase(TestCase):
         self.service.startService()
         port = self.service.port
         assert port is not None
-        self.port = port.getHost().port
+        where: Any = port.getHost()
+        self.port = where.port
 
     def client(self, *headers: tuple[bytes, bytes]) -> Client:
         """A client that is not connected yet."""
@@ -78,7 +79,7 @@ class ServiceCase(TestCase):
         """The service with its parts, for what cannot be seen from outside."""
         return self.service
 
-    async def tearDown(self) -> None:
+    async def tearDown(self) -> None:  # type: ignore[override]  # trial awaits it
         """Stop everything; every request has had at most one answer, and no socket is left."""
         try:
             for client in self.clients:

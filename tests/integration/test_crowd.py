@@ -138,8 +138,9 @@ class Flood:
         self.sent = 0
         self.paused = False
         self.limit = limit
-        self.transport: Any = stream.connection.transport
-        self.transport.registerProducer(self, True)
+        transport: Any = stream.connection.transport
+        self.transport = transport
+        transport.registerProducer(self, True)
         self.resumeProducing()
 
     def resumeProducing(self) -> None:

@@ -213,16 +213,17 @@ class Partly(DeathCase):
         """A stream that ends while the backend lives is opened again, and the handshake replayed."""
         self.start()
         client = await self.connected(ALICE)
-        for how in ("fin", "rst"):
+        hows: tuple[How, ...] = ("fin", "rst")
+        for how in hows:
             before = len(self.backend.deliveries("initialize"))
-            self.backend.stream.connection.drop(how)  # type: ignore[arg-type]
+            self.backend.stream.connection.drop(how)
             await self.until(lambda before=before: len(self.backend.deliveries("initialize")) > before)
             await self.assert_works(client)
 
 
-def _add(case: type[DeathCase], name: str, sentence: str, run: Callable[[Any], Any]) -> None:
+def _add(case: type[DeathCase], name: str, sentence: str, runner: str, *arguments: Any) -> None:
     async def test(self: DeathCase) -> None:
-        await run(self)
+        await getattr(self, runner)(*arguments)
 
     test.__doc__ = sentence
     test.__name__ = f"test_{name.replace(' ', '_')}"
@@ -235,13 +236,17 @@ for _how in ("fin", "rst"):
             Opening,
             f"connect {_where} {_how}",
             f"A new client does not notice that the backend dies ({_how}) {_where} of its first stream.",
-            lambda self, at=_at, how=_how: self.at_first_connect(at, how),
+            "at_first_connect",
+            _at,
+            _how,
         )
         _add(
             Opening,
             f"reconnect {_where} {_how}",
             f"What is held survives a backend that dies ({_how}) again {_where} of the next stream.",
-            lambda self, at=_at, how=_how: self.at_reconnect(at, how),
+            "at_reconnect",
+            _at,
+            _how,
         )
     for _name in (
         "after_post_read",
@@ -256,5 +261,6 @@ for _how in ("fin", "rst"):
             Answering,
             f"{_name} {_how}",
             f"A call is delivered once and told the truth, a list is sent again: death ({_how}) {_name}.",
-            lambda self, name=_name, how=_how: getattr(self, name)(how),
+            _name,
+            _how,
         )

@@ -37,8 +37,8 @@ class Replay(ServiceCase):
         first = got[0]
         self.assertEqual(first.message["params"], messages.initialize()["params"])
         self.assertNotIn("mcp-session-id", first.headers)
-        params = [each.message["params"] for each in got if each.method == "resources/subscribe"]
-        self.assertEqual(sorted(each["uri"] for each in params), ["file:///a", "file:///b"])
+        uris = [each.message["params"]["uri"] for each in got if each.method == "resources/subscribe"]
+        self.assertEqual(sorted(uris), ["file:///a", "file:///b"])
         level = next(each for each in got if each.method == "logging/setLevel")
         self.assertEqual(level.message["params"], {"level": "debug"})
         updated = [each["params"]["uri"] for each in client.notifications("notifications/resources/updated")]

@@ -54,7 +54,7 @@ class Health(ServiceCase):
 
     async def test_silent_page(self) -> None:
         """A page that does not answer counts as failed, and its connections are not left open."""
-        self.start(health_interval=0.05, connect_timeout=0.05)
+        self.start(health_interval=0.05, connect_timeout=0.2)
         await self.watch(True)
         self.backend.health = b""
         page = await self.watch(False)

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from twisted.internet import ssl
 
+from mcp_proxy.backend.http_sse import MAX_POSTS
 from mcp_proxy.frontend import http_sse
 from tests.integration.service_case import ALICE, ServiceCase
 from tests.support import messages
@@ -153,7 +154,7 @@ class Events(ServiceCase):
         self.start(max_event_bytes=4000)
         client = await self.connected(ALICE)
         self.backend.answers["tools/call"] = lambda stream, asked: (
-            stream.send_raw(event(answer(asked))) if asked["id"] == "big" else None  # type: ignore[func-returns-value]
+            stream.send_raw(event(answer(asked))) if asked["id"] == "big" else None
         )
         await client.begin(messages.call("other"))
         await self.until(lambda: self.backend.deliveries("tools/call"))
@@ -247,7 +248,7 @@ class Events(ServiceCase):
         if self.service is None:
             self.start()
         text = '{"jsonrpc":"2.0","id":0,"result":' + value + "}"
-        self.backend.answers["initialize"] = lambda stream, asked: stream.send_raw(event(text.encode()))  # type: ignore[func-returns-value]
+        self.backend.answers["initialize"] = lambda stream, asked: stream.send_raw(event(text.encode()))
         client = self.client(ALICE)
         await client.open()
         self.assertEqual((await client.ask(messages.initialize(0)))["result"], json.loads(value))
@@ -437,6 +438,14 @@ class Posts(ServiceCase):
         for _ in range(3):
             self.assertIn("result", await client.call())
         self.assertIn("result", await client.ask(messages.request("tools/list", "list")))
+
+    async def test_never_acknowledged(self) -> None:
+        """However many messages are never acknowledged, the next one is still delivered."""
+        self.start()
+        client = await self.connected(ALICE)
+        self.backend.on_message = lambda connection, stream, message: self.backend.handle(stream, message)
+        for number in range(MAX_POSTS + 6):
+            self.assertEqual((await client.call(n=number))["result"], {"echo": {"n": number}})
 
     async def test_answer_before_202(self) -> None:
         """An answer that comes before the acknowledgement is as good as one after it."""

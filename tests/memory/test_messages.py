@@ -147,7 +147,7 @@ class Refused(PostCase):
     def test_huge_float_id(self) -> None:
         """An id such as 1e400, which is no number to most parsers, is refused without a failure of ours."""
         for identity in (b"1e400", b"-1e999", b"1e300"):
-            answer = self.send(b'{"jsonrpc":"2.0","id":%b,"method":"tools/call"}' % identity).answer
+            answer = self.send(b'{"jsonrpc":"2.0","id":%b,"method":"tools/call","params":{}}' % identity).answer
             self.assertIn(answer.status, (202, 400), identity)
         self.assertEqual(self.flushLoggedErrors(), [])
         self.assert_unharmed()

@@ -18,9 +18,6 @@ WEIRD_PATHS = (
     "/%",
     "/%00",
     "/%zz",
-    "//",
-    "///health",
-    "//evil.example/health",
     "/..",
     "/../../etc/passwd",
     "/%2e%2e%2f%2e%2e%2fetc%2fpasswd",
@@ -31,7 +28,6 @@ WEIRD_PATHS = (
     "/mcp/messages",
     "/MCP/SSE",
     "/health/",
-    "/caf\xe9",
     "/;x",
     "/" + "a" * 12_000,
 )
@@ -137,11 +133,25 @@ class Refusals(HouseCase):
         for path in WEIRD_PATHS:
             for method in ("GET", "POST"):
                 answer = self.house.ask(method, path, body=b"{}" if method == "POST" else None).answer
-                if answer.status == 405:
-                    self.assert_json_error(answer, 405, -32600)
-                else:
-                    self.assert_json_error(answer, 404, -32600)
+                self.assertNotEqual(answer.status, 200, path)
+                self.assert_json_error(answer, 405 if answer.status == 405 else 404, -32600)
         self.assertEqual(self.flushLoggedErrors(), [])
+
+    def test_raw_bytes(self) -> None:
+        """A path with bytes that no request line may have is refused, without a word or in JSON."""
+        for path in ("/caf\xe9", "/\x7f", "/mcp/messages/\xff"):
+            answer = self.house.ask("GET", path).answer
+            self.assertIn(answer.status, (400, 404), path)
+            self.assertTrue(answer.body == b"" or answer.header(b"content-type") == b"application/json", path)
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    def test_slashes(self) -> None:
+        """Superfluous slashes lead to a page of ours or to none, never to another place."""
+        for path in ("//", "///", "///health", "//evil.example", "//evil.example/health", "/mcp//sse", "/mcp/sse//"):
+            answer = self.house.ask("GET", path).answer
+            self.assertIn(answer.status, (200, 404), path)
+            self.assertEqual(answer.header(b"location"), b"", path)
+            self.assertEqual(answer.header(b"content-type"), b"application/json", path)
 
     def test_unknown_message_paths(self) -> None:
         """A message path that names no session is 404, also one that tries to climb."""

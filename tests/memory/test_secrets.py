@@ -32,8 +32,9 @@ class Secrets(HouseCase):
         for observer in (make_observer("text", "debug", self.text), make_observer("json", "debug", self.text)):
             globalLogPublisher.addObserver(observer)
             self.addCleanup(globalLogPublisher.removeObserver, observer)
-        globalLogPublisher.addObserver(self.events.append)
-        self.addCleanup(globalLogPublisher.removeObserver, self.events.append)
+        keep: Any = self.events.append
+        globalLogPublisher.addObserver(keep)
+        self.addCleanup(globalLogPublisher.removeObserver, keep)
 
     def live_through(self) -> Connection:
         """A session with about everything that can happen to one."""

@@ -37,8 +37,8 @@ class SSEEvent:
     data: str
 
     def json(self) -> Any:
-        """The data decoded."""
-        return json.loads(self.data)
+        """The data decoded; a number of thousands of digits, which Python would not take, stays text."""
+        return json.loads(self.data, parse_int=lambda text: int(text) if len(text) < 4000 else text)
 
 
 def ask(
@@ -87,7 +87,8 @@ def read_answer(data: bytes, *, closed: bool = False, is_head: bool = False) -> 
 
 
 def _dechunk(data: bytes) -> tuple[bytes, bool]:
-    body, at = [], 0
+    body: list[bytes] = []
+    at = 0
     while True:
         end = data.find(b"\r\n", at)
         if end < 0:

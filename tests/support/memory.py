@@ -140,7 +140,8 @@ class FakeBackend:
     def answer(self, asked: Json) -> Json | None:
         """What the backend says to a request."""
         answerer = self.answers.get(asked["method"], lambda asked: messages.error(asked["id"], -32601))
-        return answerer(asked)
+        answer: Json | None = answerer(asked)
+        return answer
 
     def go_down(self) -> None:
         """All links break and nobody can connect."""
@@ -254,12 +255,14 @@ class Connection:
     def kept_bytes(self) -> int:
         """How many bytes of the body of the request that is being read are kept."""
         (request,) = self._transport.protocol._channel.requests
-        return len(request.content.getvalue())
+        kept: bytes = request.content.getvalue()
+        return len(kept)
 
     @property
     def raw(self) -> bytes:
         """All that came."""
-        return self._transport.value()
+        data: bytes = self._transport.value()
+        return data
 
     @property
     def started(self) -> bool:
@@ -298,11 +301,13 @@ class Connection:
 
     def stop_reading(self) -> None:
         """The client's side of the network is full."""
-        self._transport.producer.pauseProducing()
+        producer: Any = self._transport.producer
+        producer.pauseProducing()
 
     def read_again(self) -> None:
         """It is not any more."""
-        self._transport.producer.resumeProducing()
+        producer: Any = self._transport.producer
+        producer.resumeProducing()
 
 
 class House:

@@ -203,7 +203,8 @@ class ScriptedBackend(Factory):
         else:
             self._port = self._reactor.listenTCP(self.port, self, interface="127.0.0.1", backlog=200)
         assert self._port is not None
-        self.port = self._port.getHost().port
+        where: Any = self._port.getHost()
+        self.port = where.port
 
     def stop_listening(self) -> None:
         """Take no new connections; the others live."""

@@ -188,7 +188,7 @@ class Client:
     @property
     def link(self) -> FakeLink:
         """The session's newest link."""
-        return next(link for link in reversed(self.world.backend.links) if link.owner is self.session)
+        return next(link for link in reversed(self.world.backend.links) if link.owner is self.session.uplink)
 
 
 class World:
@@ -221,7 +221,7 @@ class World:
 
     def connect(self, client: Client) -> FakeLink:
         """Give the client's session its turn, and a stream of the backend's."""
-        self.backend.give_turn(client.session)
+        self.backend.give_turn(client.session.uplink)
         client.link.accept()
         return client.link
 

@@ -195,7 +195,7 @@ class Holding(SessionCase):
         client.link.lose()
         client.send(id=1, method="tools/call", params={"name": "t"})
         self.world.backend.spent = True
-        client.session.backend_gave_up()
+        client.session.uplink.backend_gave_up()
         client.send(id=2, method="tools/list")
         self.assertEqual((self.code(client, 1), self.code(client, 2)), (NOT_DELIVERED, NOT_DELIVERED))
         self.world.restore(client)
@@ -207,7 +207,7 @@ class Holding(SessionCase):
         client = self.world.client()
         client.send(id=0, method="initialize", params={"protocolVersion": "2025-06-18", "capabilities": {}})
         self.world.backend.spent = True
-        client.session.backend_gave_up()
+        client.session.uplink.backend_gave_up()
         self.assertEqual(client.answers(0), [])
         link = self.world.connect(client)
         self.assertEqual(link.take()["method"], "initialize")  # type: ignore[index]
@@ -328,7 +328,7 @@ class Refusals(SessionCase):
         """A 401 to a new link is kept for the client's next message, and is not retried by itself."""
         client = self.world.live()
         client.link.lose()
-        self.world.backend.give_turn(client.session)
+        self.world.backend.give_turn(client.session.uplink)
         challenge = Challenge(401, ((b"www-authenticate", b"Bearer"),), b"no")
         client.link.owner.link_lost(client.link, Loss("401", reachable=True, challenge=challenge))
         self.world.clock.advance(600)
@@ -336,7 +336,7 @@ class Refusals(SessionCase):
         self.assertEqual(client.session.credentials.take_challenge(), challenge)
         self.assertIsNone(client.session.credentials.take_challenge())
         client.send(id=1, method="tools/list")
-        self.assertIn(client.session, self.world.backend.waiting)
+        self.assertIn(client.session.uplink, self.world.backend.waiting)
 
     def test_refused_again_and_again(self) -> None:
         """A backend that answers but refuses the session is tried at a slowing pace, and whoever waits is answered."""
@@ -346,8 +346,8 @@ class Refusals(SessionCase):
         client.send(id=1, method="tools/list")
         tries = 0
         for _ in range(40):
-            if client.session in self.world.backend.waiting:
-                self.world.backend.give_turn(client.session)
+            if client.session.uplink in self.world.backend.waiting:
+                self.world.backend.give_turn(client.session.uplink)
                 client.link.lose("the backend answered 404", reachable=True)
                 tries += 1
             self.world.clock.advance(1)
@@ -612,8 +612,8 @@ class ComingAndGoing(SessionCase):
         client = self.world.live()
         client.send(id=1, method="tools/call", params={"name": "t"})
         client.link.take()
-        client.session.backend_doubted()
-        client.session.backend_ending()
+        client.session.uplink.backend_doubted()
+        client.session.uplink.backend_ending()
         client.send(id=2, method="tools/call", params={"name": "t"})
         link = client.link
         self.assertEqual((link.queue, link.is_closed), ([], False))
@@ -626,10 +626,10 @@ class ComingAndGoing(SessionCase):
         client = self.world.live()
         client.send(id=1, method="tools/call", params={"name": "t"})
         client.link.take()
-        client.session.backend_doubted()
+        client.session.uplink.backend_doubted()
         client.send(id=2, method="tools/call", params={"name": "t"})
         self.assertEqual(client.link.queue, [])
-        client.session.backend_not_ending()
+        client.session.uplink.backend_not_ending()
         self.assertEqual(client.link.take()["id"], 2)  # type: ignore[index]
 
     def test_close(self) -> None:
@@ -670,7 +670,7 @@ class Tokens(SessionCase):
     def test_after_a_challenge(self) -> None:
         """After a 401 the client's new token is tried, and owns the session once the backend has accepted it."""
         session, new = self.client.session, ((b"authorization", b"Bearer opaque-2"),)
-        session.challenged(Challenge(401, (), b""))
+        session.credentials.challenged(Challenge(401, (), b""))
         self.assertIsNotNone(session.credentials.take_challenge())
         self.post(new, id=1, method="tools/list")
         self.assertRaises(UnknownSession, self.world.registry.find, session.id, new)
@@ -684,7 +684,7 @@ class Tokens(SessionCase):
         """A 401 to a new link is overcome with the client's new token."""
         session, new = self.client.session, ((b"authorization", b"Bearer opaque-2"),)
         self.client.link.lose()
-        self.world.backend.give_turn(session)
+        self.world.backend.give_turn(session.uplink)
         self.client.link.owner.link_lost(self.client.link, Loss("401", True, Challenge(401, (), b"")))
         session.credentials.take_challenge()
         self.post(new, id=1, method="tools/list")
@@ -695,7 +695,7 @@ class Tokens(SessionCase):
     def test_refused_renewal(self) -> None:
         """A new token that the backend refuses changes nothing for the owner."""
         session, new = self.client.session, ((b"authorization", b"Bearer opaque-2"),)
-        session.challenged(Challenge(401, (), b""))
+        session.credentials.challenged(Challenge(401, (), b""))
         session.credentials.take_challenge()
         self.post(new, id=1, method="tools/list")
         self.client.link.take("500")

@@ -94,9 +94,9 @@ class Races(RuleBasedStateMachine):
     def try_to_connect(self, who: str, outcome: str) -> None:
         """A session gets its turn, and this comes of it."""
         client = self.clients[who]
-        if client.session not in self.world.backend.waiting:
+        if client.session.uplink not in self.world.backend.waiting:
             return
-        self.world.backend.give_turn(client.session)
+        self.world.backend.give_turn(client.session.uplink)
         if client.session.phase is not Phase.CONNECTING:
             return
         if outcome == "open":
@@ -186,7 +186,7 @@ class Races(RuleBasedStateMachine):
     @rule(who=WHO, sign=st.sampled_from(("doubted", "ending", "not_ending")))
     def ending(self, who: str, sign: str) -> None:
         """The backend seems to want to stop, does, or does not."""
-        getattr(self.clients[who].session, f"backend_{sign}")()
+        getattr(self.clients[who].session.uplink, f"backend_{sign}")()
 
     @rule()
     def give_up(self) -> None:
@@ -241,11 +241,11 @@ class Races(RuleBasedStateMachine):
         for _ in range(60):
             self.world.clock.advance(1.0)
             for who, client in self.clients.items():
-                if client.session in self.world.backend.waiting:
-                    self.world.backend.give_turn(client.session)
+                if client.session.uplink in self.world.backend.waiting:
+                    self.world.backend.give_turn(client.session.uplink)
                 if client.session.phase is Phase.CONNECTING and not client.link.is_closed:
                     client.link.accept()
-                client.session.backend_not_ending()
+                client.session.uplink.backend_not_ending()
                 while client.link.queue and not client.link.is_closed:
                     self.take(who, "accepted")
                 for request in [m for m in client.link.taken if "id" in m and "method" in m]:

@@ -1,0 +1,323 @@
+"""The backend's side of a session: when it seeks a link, what it has of one, and the handshake on it.
+
+It owns the lifecycle machine: what the link and the shared view of the backend tell goes in, and what the machine
+decides is performed here.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from mcp_proxy.session.courier import Courier, Policy
+from mcp_proxy.session.credentials import Credentials
+from mcp_proxy.session.handshake import HandshakeFailed, Memory, Replay, Step
+from mcp_proxy.session.interfaces import Challenge, IBackend, ILink, Loss, Outgoing, Refusal
+from mcp_proxy.session.lifecycle import Phase, machine
+from mcp_proxy.timers import Timers
+from mcp_proxy.wire import jsonrpc, revisions
+from mcp_proxy.wire.headers import Headers
+from mcp_proxy.wire.jsonrpc import Kind, Message
+from mcp_proxy.wire.sse import Oversized
+
+log = Logger()
+
+#: What a session that the backend keeps refusing waits for at most, in seconds, before it tries again.
+MAX_REFUSAL_DELAY = 30.0
+
+
+class IHost(Protocol):
+    """What the uplink sees of its session."""
+
+    label: str
+    memory: Memory
+    credentials: Credentials
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the client does not keep up."""
+
+    def emit(self, raw: bytes) -> None:
+        """Send a message to the client."""
+
+    def judged(self, challenge: Challenge | None) -> bool:
+        """The backend's first word on this client, or that there is none; tells whether somebody waited for it."""
+
+    def renewed(self) -> None:
+        """The client's new token counts."""
+
+    def disposed(self) -> None:
+        """The session is over."""
+
+
+class Uplink:
+    """See the module. Callers: the session, links, the backend's view, the machine."""
+
+    def __init__(self, host: IHost, courier: Courier, backend: IBackend, clock: IReactorTime, policy: Policy) -> None:
+        self.phase = Phase.DORMANT
+        self.generation = 0
+        self.link: ILink | None = None
+        self._host = host
+        self._courier = courier
+        self._backend = backend
+        self._clock = clock
+        self._policy = policy
+        self._timers = Timers(clock)
+        self._replay: Replay | None = None
+        self._told_initialized = False
+        self._link_headers: Headers = ()
+        self._loss: Loss | None = None
+        self._live_since: float | None = None
+        self._refusals = 0
+        self.lifecycle = machine(self)
+
+    @property
+    def outage(self) -> float:
+        """For how many seconds the backend has been away."""
+        return self._backend.outage
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether the backend has been away for longer than anybody should wait."""
+        return self.phase in (Phase.PARKED, Phase.DOWN) and self._backend.spent
+
+    @property
+    def trouble(self) -> str:
+        """Why there is no link, in words."""
+        return self._loss.reason if self._loss is not None else "it has not been reached yet"
+
+    def lost(self, reason: str, challenge: Challenge | None = None) -> None:
+        """The link has turned out to be of no use."""
+        if self.link is not None:
+            self.link_lost(self.link, Loss(reason, reachable=self._live_since is None, challenge=challenge))
+
+    def tell_initialized(self) -> None:
+        """The client has initialized: say so to the backend, once on each link."""
+        if self.phase is Phase.LIVE and not self._told_initialized and self.link is not None:
+            self._told_initialized = True
+            self.link.send(Outgoing(jsonrpc.notification(revisions.INITIALIZED), self._host.credentials.headers))
+
+    # -- what the link tells -----------------------------------------------------------------------------------
+
+    def link_opened(self, link: ILink) -> None:
+        """The link is open."""
+        if link is not self.link:
+            return
+        log.info("connected to backend", session=self._host.label, generation=self.generation)
+        self._token_accepted(self._link_headers)
+        self._host.judged(None)
+        if self._host.is_paused:
+            link.pause()
+        if self._host.memory.initialize:
+            self.lifecycle.opened_known()
+        else:
+            self.lifecycle.opened_new()
+
+    def link_received(self, link: ILink, message: Message) -> None:
+        """A message of the backend's: it goes to the client, unless it is about something of ours."""
+        if link is not self.link:
+            return
+        if message.kind is Kind.REQUEST:
+            self._courier.deliver_request(message)
+        elif message.kind is Kind.NOTIFICATION:
+            self._courier.deliver_notification(message)
+        elif self._replay is not None and self._replay.is_own(message.id):
+            self._continue_replay(self._replay, message)
+        else:
+            self._courier.deliver_answer(message)
+            if self.phase is Phase.DRAINING:
+                self.drain_if_idle()
+
+    def link_oversized(self, link: ILink, event: Oversized) -> None:
+        """An event over the bound; the rest of the stream is unharmed."""
+        if link is self.link:
+            self._courier.deliver_oversized(event)
+            if self.phase is Phase.DRAINING:
+                self.drain_if_idle()
+
+    def link_sent(self, link: ILink, outgoing: Outgoing) -> None:
+        """A message is being handed to the network."""
+        if outgoing.exchange is not None:
+            outgoing.exchange.was_sent()
+
+    def link_accepted(self, link: ILink, outgoing: Outgoing) -> None:
+        """The backend took a message."""
+        if link is self.link:
+            self._token_accepted(outgoing.headers)
+            self._courier.accepted(outgoing)
+
+    def link_refused(self, link: ILink, outgoing: Outgoing, refusal: Refusal) -> None:
+        """A message was not taken, or nobody knows."""
+        if link is self.link:
+            self._courier.refused(outgoing, refusal)
+
+    def link_lost(self, link: ILink, loss: Loss) -> None:
+        """There is no link any more, or none yet."""
+        if link is not self.link:
+            return
+        self._loss = loss
+        label, reason = self._host.label, loss.reason
+        if self._live_since is not None:
+            log.info("backend stream ended: {reason}", reason=reason, session=label, generation=self.generation)
+            self._backend.lost(loss)
+        else:
+            log.debug("no link: {reason}", reason=reason, session=label, generation=self.generation)
+            self._backend.failed(self, loss)
+        if not self._host.judged(loss.challenge) and loss.challenge is not None:
+            self._host.credentials.challenged(loss.challenge)
+        self.lifecycle.lost()
+
+    def _token_accepted(self, headers: Headers) -> None:
+        """The backend has accepted something with these headers."""
+        if self._host.credentials.accepted(headers):
+            self._host.renewed()
+
+    # -- what the backend's view tells -------------------------------------------------------------------------
+
+    def backend_turn(self) -> None:
+        """It is our turn to connect."""
+        self.lifecycle.turn()
+
+    def backend_gave_up(self) -> None:
+        """Nothing will be delivered soon."""
+        self._host.judged(None)
+        self.lifecycle.give_up()
+
+    def backend_doubted(self) -> None:
+        """The backend may be about to stop."""
+        self.lifecycle.doubted()
+
+    def backend_ending(self) -> None:
+        """The backend waits for our stream to end before it can restart."""
+        self.lifecycle.ending()
+
+    def backend_not_ending(self) -> None:
+        """It does not."""
+        self.lifecycle.not_ending()
+
+    # -- effects: seeking --------------------------------------------------------------------------------------
+
+    def entered(self, phase: Phase) -> None:
+        """The machine has moved."""
+        self.phase = phase
+        if phase is not Phase.HANDSHAKING:
+            self._timers.cancel("handshake")
+
+    def seek(self) -> None:
+        """Ask for a turn: at once, or after a while if links to this backend lead to nothing for this session."""
+        loss, was_live = self._loss, self._live_since is not None
+        if self._live_since is not None and self._clock.seconds() - self._live_since >= self._policy.reconnect_delay:
+            self._refusals = 0
+        self._live_since = None
+        if loss is None or not (loss.reachable or was_live):
+            self._backend.seek(self)
+            return
+        self._refusals += 1
+        if was_live and self._refusals == 1:
+            self._backend.seek(self)
+            return
+        if loss.challenge is not None or 0 < self._policy.max_attempts <= self._refusals:
+            self.lifecycle.give_up()
+        if loss.challenge is None:  # waiting does not change a credential
+            delay = self._policy.reconnect_delay * max(1, self._refusals - self._policy.max_attempts)
+            self._timers.set("refused", self._policy.jitter(min(delay, MAX_REFUSAL_DELAY)), self._backend.seek, self)
+
+    def seek_anew(self) -> None:
+        """Somebody asks again: whatever spoke against another try is forgotten for once."""
+        self._loss = None
+        self._timers.cancel("refused")
+        self._backend.seek(self)
+
+    def withdraw(self) -> None:
+        """Ask for no turn any more."""
+        self._timers.cancel("refused")
+        self._backend.withdraw(self)
+
+    # -- effects: the link -------------------------------------------------------------------------------------
+
+    def open_link(self) -> None:
+        """The next generation begins."""
+        self._timers.cancel("refused")
+        self.generation += 1
+        self._told_initialized = False
+        self._link_headers = self._host.credentials.for_link
+        self.link = self._backend.make_link(self, self._link_headers)
+        self.link.open()
+
+    def close_link(self) -> None:
+        """End the link; nothing is heard of it any more."""
+        link, self.link = self.link, None
+        self._replay = None
+        if link is not None:
+            link.close()
+
+    def release(self) -> None:
+        """The link is live: what was held goes."""
+        self._live_since = self._clock.seconds()
+        self._loss = None
+        self._backend.succeeded(self)
+        if self._host.memory.initialized:
+            self.tell_initialized()
+        self._courier.release()
+
+    def settle(self) -> None:
+        """The link is gone: what was on it gets its fate."""
+        self._courier.settle()
+
+    def drain_if_idle(self) -> None:
+        """Nothing is awaited: let the backend go."""
+        if not self._courier.in_flight:
+            self.lifecycle.drained()
+
+    def answer_held(self) -> None:
+        """The budget is spent."""
+        self._courier.answer_held(but_initialize=True)
+
+    def dispose(self) -> None:
+        """The end."""
+        self._timers.cancel_all()
+        self._host.disposed()
+
+    # -- effects: the handshake --------------------------------------------------------------------------------
+
+    def restore(self) -> None:
+        """Teach the new link what the session is."""
+        self._replay = Replay(self._host.memory, self._courier.own_id)
+        self._timers.set("handshake", self._policy.handshake_timeout, self._handshake_timed_out)
+        self._send_steps(self._replay.begin())
+
+    def _send_steps(self, steps: list[Step]) -> None:
+        headers = self._host.credentials.headers
+        for step in steps:
+            if self.link is not None:
+                self._told_initialized = self._told_initialized or step.barrier
+                self.link.send(Outgoing(step.raw, headers, repeatable=not step.barrier, barrier=step.barrier))
+
+    def _continue_replay(self, replay: Replay, message: Message) -> None:
+        try:
+            steps = replay.answer(message)
+        except HandshakeFailed as failure:
+            self.lost(str(failure))
+            return
+        self._send_steps(steps)
+        if replay.done:
+            self._restored(replay)
+
+    def _handshake_timed_out(self) -> None:
+        if self._replay is not None and self._told_initialized:
+            self._restored(self._replay)  # it is restored but for a list that the backend does not give
+        else:
+            self.lost("the backend did not answer initialize in time")
+
+    def _restored(self, replay: Replay) -> None:
+        self._replay = None
+        for dropped in replay.dropped:
+            log.warn("backend refused to restore {what}", what=dropped, session=self._host.label)
+        log.info("session restored", session=self._host.label, generation=self.generation)
+        for method in replay.changed:
+            self._host.emit(jsonrpc.notification(method))
+        for uri in self._host.memory.subscriptions:
+            self._host.emit(jsonrpc.notification(revisions.RESOURCE_UPDATED, {"uri": uri}))
+        self.lifecycle.restored()
