@@ -20,9 +20,7 @@ def instructions() -> list[tuple[str, str]]:
     lines = (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines()
     text = "\n".join(line for line in lines if not line.lstrip().startswith("#"))
     joined = text.replace("\\\n", " ").splitlines()
-    return [
-        (word.upper(), rest.strip()) for word, _, rest in (line.partition(" ") for line in joined) if word
-    ]
+    return [(word.upper(), rest.strip()) for word, _, rest in (line.partition(" ") for line in joined) if word]
 
 
 def command(arguments: str) -> list[str]:

@@ -47,10 +47,6 @@ class InStep(SynchronousTestCase):
             text=True,
             timeout=60,
         ).stdout
-        rows = re.findall(
-            r"^ +--([a-z-]+)=.* \[([A-Z_]+), (?:default: (.*)|no default)\]$", shown, re.MULTILINE
-        )
-        self.assertEqual(
-            [flag.upper().replace("-", "_") for flag, _, _ in rows], [name for _, name, _ in rows]
-        )
+        rows = re.findall(r"^ +--([a-z-]+)=.* \[([A-Z_]+), (?:default: (.*)|no default)\]$", shown, re.MULTILINE)
+        self.assertEqual([flag.upper().replace("-", "_") for flag, _, _ in rows], [name for _, name, _ in rows])
         self.assertEqual(sorted((name, default) for _, name, default in rows), sorted(TABLE))

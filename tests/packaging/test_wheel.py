@@ -110,9 +110,7 @@ class Wheel(SynchronousTestCase):
 
     def test_own_code(self) -> None:
         """The code that these tests run is the wheel's, not the checkout's."""
-        printed = run(
-            [str(self.bin / "python"), "-c", "import mcp_proxy; print(mcp_proxy.__file__)"], self.cwd
-        )
+        printed = run([str(self.bin / "python"), "-c", "import mcp_proxy; print(mcp_proxy.__file__)"], self.cwd)
         self.assertEqual(Path(printed.strip()).parents[1], self.installed.packages)
 
     def test_plugin_is_listed(self) -> None:
@@ -122,9 +120,7 @@ class Wheel(SynchronousTestCase):
     def test_version(self) -> None:
         """``mcp-proxy --version`` prints the version of setup.cfg."""
         printed = run([str(self.bin / "mcp-proxy"), "--version"], self.cwd)
-        self.assertIn(
-            "version = " + printed.removeprefix("mcp-proxy "), (ROOT / "setup.cfg").read_text("utf-8")
-        )
+        self.assertIn("version = " + printed.removeprefix("mcp-proxy "), (ROOT / "setup.cfg").read_text("utf-8"))
 
     def test_bad_setting(self) -> None:
         """A bad setting ends each of the three commands with status 1 and one line on stderr."""
@@ -137,9 +133,7 @@ class Wheel(SynchronousTestCase):
 
     def test_start_and_stop(self) -> None:
         """Each of the three commands serves /health, and ends with status 0 on SIGTERM or SIGINT."""
-        for words, number in zip(
-            self.commands(), (signal.SIGTERM, signal.SIGINT, signal.SIGTERM), strict=True
-        ):
+        for words, number in zip(self.commands(), (signal.SIGTERM, signal.SIGINT, signal.SIGTERM), strict=True):
             port = free_port()
             log = self.cwd / "log"
             with log.open("w") as out:
@@ -176,9 +170,7 @@ class Wheel(SynchronousTestCase):
         deadline = time.monotonic() + START_WITHIN
         while True:
             try:
-                with urllib.request.urlopen(
-                    f"http://127.0.0.1:{port}/health", timeout=START_WITHIN
-                ) as response:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=START_WITHIN) as response:
                     return int(response.status)
             except urllib.error.HTTPError as error:
                 return error.code

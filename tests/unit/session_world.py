@@ -246,8 +246,10 @@ class World:
     @staticmethod
     def shake_hands(link: FakeLink, lists: dict[str, list[Any]] | None = None) -> None:
         """The backend answers what the proxy replays."""
-        while link.queue and str(json.loads(link.queue[0].raw).get("id", "")).startswith("mcp-proxy/") or (
-            link.queue and json.loads(link.queue[0].raw).get("method") == "notifications/initialized"
+        while (
+            link.queue
+            and str(json.loads(link.queue[0].raw).get("id", "")).startswith("mcp-proxy/")
+            or (link.queue and json.loads(link.queue[0].raw).get("method") == "notifications/initialized")
         ):
             message = link.take()
             assert message is not None

@@ -107,9 +107,7 @@ class Values(SynchronousTestCase):
         """Times are finite decimal numbers above zero."""
         for text, value in (("2", 2.0), ("0.5", 0.5), (".25", 0.25), ("1800", 1800.0)):
             self.assertEqual(self.accept("RECONNECT_DELAY", text), value)
-        self.refuse(
-            "RECONNECT_DELAY", "", "0", "0.0", "-1", "nan", "inf", "1_0", "True", "1e3", "2s", "9" * 400
-        )
+        self.refuse("RECONNECT_DELAY", "", "0", "0.0", "-1", "nan", "inf", "1_0", "True", "1e3", "2s", "9" * 400)
 
     def test_listen(self) -> None:
         """LISTEN is checked as a Twisted endpoint without opening it."""
@@ -129,12 +127,8 @@ class Values(SynchronousTestCase):
         origins = self.accept("ALLOWED_ORIGINS", "https://App.example, vscode-webview://abc,http://[::1]:3")
         self.assertEqual(origins, ("https://app.example", "vscode-webview://abc", "http://[::1]:3"))
         self.assertEqual(self.accept("ALLOWED_ORIGINS", "*"), ("*",))
-        self.assertEqual(
-            self.accept("ALLOWED_HOSTS", "a.example,[::1]:8001,b:80"), ("a.example", "[::1]:8001", "b:80")
-        )
-        self.refuse(
-            "ALLOWED_ORIGINS", "app.example", "https://a/path", "https://a,", "https://a,*", "https://u@a"
-        )
+        self.assertEqual(self.accept("ALLOWED_HOSTS", "a.example,[::1]:8001,b:80"), ("a.example", "[::1]:8001", "b:80"))
+        self.refuse("ALLOWED_ORIGINS", "app.example", "https://a/path", "https://a,", "https://a,*", "https://u@a")
         self.refuse("ALLOWED_HOSTS", "http://a", "a/b", "a b", ",", "a:b", "*,a", "::1")
 
     @given(st.sampled_from(VARIABLES), st.text())
@@ -160,9 +154,7 @@ class Messages(SynchronousTestCase):
     def test_sources(self) -> None:
         """The environment and the .env file are named as such."""
         error = self.assertRaises(ConfigError, load, {}, {"LOG_LEVEL": "loud"}, None)
-        self.assertIn(
-            "LOG_LEVEL (from the environment) is 'loud', but must be one of debug, info", str(error)
-        )
+        self.assertIn("LOG_LEVEL (from the environment) is 'loud', but must be one of debug, info", str(error))
         Path(".env").write_text("LOG_LEVEL=loud\n", encoding="utf-8")
         self.addCleanup(Path(".env").unlink)
         error = self.assertRaises(ConfigError, load, {}, {}, Path(".env"))

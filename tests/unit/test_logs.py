@@ -57,9 +57,7 @@ class Text(LogCase):
 
     def test_one_line(self) -> None:
         """Line breaks, terminal escapes and lone surrogates in a message are escaped."""
-        (line,) = self.lines(
-            "text", "info", {"log_format": "{text}", "text": "a\nb\r\x1b[31m\x85\u2028\udc80é"}
-        )
+        (line,) = self.lines("text", "info", {"log_format": "{text}", "text": "a\nb\r\x1b[31m\x85\u2028\udc80é"})
         self.assertTrue(line.endswith(r" a\nb\r\x1b[31m\x85\u2028\udc80é"), line)
         self.assertEqual(len(line.splitlines()), 1)
 
