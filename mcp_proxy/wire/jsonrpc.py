@@ -140,8 +140,8 @@ def canonical_id(text: bytes) -> bytes | None:
         return text
     try:
         value = msgspec.json.decode(text)
-    except msgspec.DecodeError:
-        raise NotJSONRPC("The id is out of range.") from None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise NotJSONRPC("The id is out of range, or not text.") from None
     if value is None:
         return None
     if isinstance(value, float) and value.is_integer():
@@ -184,12 +184,19 @@ _ID = rb'"id"\s*:\s*(-?\d+|"(?:[^"\\]|\\.)*")\s*'
 _VERSION = rb'"jsonrpc"\s*:\s*"2\.0"\s*,\s*'
 _ID_FIRST = re.compile(rb"\s*\{\s*(?:" + _VERSION + rb")?" + _ID + rb",\s*(?:" + _VERSION + rb')?"(?:result|error)"')
 _ID_LAST = re.compile(_VERSION + _ID + rb"\}\s*$")
+_ANSWER_FIRST = re.compile(rb'\s*\{\s*"(?:result|error)"\s*:')
 
 
 def answered_id(head: bytes, tail: bytes) -> bytes | None:
-    """Which request an answer is for of which only the edges are known; None where they do not tell for sure."""
-    found = _ID_FIRST.match(head) or _ID_LAST.search(tail)
-    return canonical_id(found.group(1)) if found else None
+    """Which request an answer is for of which only the edges are known; None where they do not tell for sure.
+
+    Told are the key orders of the official SDKs: Python's begins with the id, TypeScript's ends with it.
+    """
+    found = _ID_FIRST.match(head) or (_ANSWER_FIRST.match(head) and _ID_LAST.search(tail))
+    try:
+        return canonical_id(found.group(1)) if found else None
+    except NotJSONRPC:
+        return None
 
 
 def request(identity: bytes, method: str, params: bytes = b"") -> bytes:

@@ -41,7 +41,7 @@ class Decoder:
 
     def __init__(self, max_event_bytes: int) -> None:
         self._max = max_event_bytes
-        self._line: list[bytes] = []  # the pieces of a line that has not ended yet
+        self._line = bytearray()  # the start of a line that has not ended yet
         self._line_size = 0
         self._skip_lf = False
         self._at_start = True
@@ -60,7 +60,7 @@ class Decoder:
     def buffered(self) -> int:
         """How many bytes are kept for what has not ended yet."""
         kept = len(self._head) + len(self._tail) if self._over else self._size
-        return kept + sum(map(len, self._line))
+        return kept + len(self._line)
 
     def feed(self, data: bytes) -> list[Event | Oversized]:
         """Take the next bytes; return the events that they complete, in order."""
@@ -85,18 +85,17 @@ class Decoder:
 
     def _keep(self, piece: bytes) -> None:
         """Hold the start of a line; once it is over the bound, only its edges."""
-        self._line.append(piece)
+        self._line += piece
         self._line_size += len(piece)
         if self._line_size > max(0, self._max - self._size) + _FIELD + _EDGE:
-            text = b"".join(self._line)
-            self._line = [text[: _FIELD + _EDGE], text[-_EDGE:]]
+            del self._line[_FIELD + _EDGE : -_EDGE]
 
     def _end_of_line(self, line: bytes) -> Event | Oversized | None:
         size = len(line)
         if self._line:
             size += self._line_size
-            line = b"".join((*self._line, line))
-            self._line, self._line_size = [], 0
+            line = bytes(self._line + line)
+            self._line, self._line_size = bytearray(), 0
         if self._at_start:
             self._at_start = False
             if line.startswith(_BOM):

@@ -312,7 +312,7 @@ class Rewriting(SynchronousTestCase):
 class Edges(SynchronousTestCase):
     """Answers of which only the first and the last bytes are known."""
 
-    def told(self, raw: bytes, edge: int = 60) -> bytes | None:
+    def told(self, raw: bytes, edge: int = 100) -> bytes | None:
         """Whom the edges of an answer say that it is for."""
         return jsonrpc.answered_id(raw[:edge], raw[-edge:])
 

@@ -42,11 +42,18 @@ EXPECTED: dict[str, dict[str, str]] = {
     "connecting": {
         "opened_new": "live release",
         "opened_known": "handshaking restore",
+        "give_up": "connecting answer_held",
         "lost": _RECONNECT,
         "client_gone": _SLEEP,
         "close": _END,
     },
-    "handshaking": {"restored": "live release", "lost": _RECONNECT, "client_gone": _SLEEP, "close": _END},
+    "handshaking": {
+        "restored": "live release",
+        "give_up": "handshaking answer_held",
+        "lost": _RECONNECT,
+        "client_gone": _SLEEP,
+        "close": _END,
+    },
     "live": {
         "known": "handshaking restore",
         "lost": _RECONNECT,
@@ -240,9 +247,9 @@ class Reentrant(SynchronousTestCase):
                     self.assertEqual(recorder.happened, [])
 
     def test_input_on_entry(self) -> None:
-        """An input given on entry to a state is one in that state."""
+        """An input given on entry to a state waits for the rest of what the entry makes happen."""
         lifecycle, recorder = made(Phase.DORMANT)
         recorder.reactions = {"down": lifecycle.give_up}
         lifecycle.wake()
         self.assertIs(recorder.phase, Phase.PARKED)
-        self.assertEqual(" ".join(recorder.happened), "down parked answer_held seek")
+        self.assertEqual(" ".join(recorder.happened), "down seek parked answer_held")
