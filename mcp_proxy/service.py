@@ -24,8 +24,8 @@ from mcp_proxy.frontend.app import App
 from mcp_proxy.frontend.guard import Guard
 from mcp_proxy.frontend.http_sse import HTTPSSEFront
 from mcp_proxy.frontend.status import StatusPages
-from mcp_proxy.session.courier import Policy
 from mcp_proxy.session.interfaces import ILinkOwner
+from mcp_proxy.session.policy import Policy
 from mcp_proxy.session.registry import Registry
 from mcp_proxy.session.session import Session
 from mcp_proxy.wire.headers import Headers

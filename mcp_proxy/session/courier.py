@@ -6,19 +6,19 @@ truth. When there is a link, and when there is none, is the session's business.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
-from attrs import frozen
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from mcp_proxy.session import truth
 from mcp_proxy.session.credentials import Credentials
-from mcp_proxy.session.exchanges import MAX_IN_FLIGHT, BackendRequest, Delivery, Exchange, Exchanges, Full
+from mcp_proxy.session.exchanges import Delivery, Exchange, Exchanges, Full
 from mcp_proxy.session.handshake import Memory
 from mcp_proxy.session.interfaces import Challenge, ILink, Outgoing, Refusal
 from mcp_proxy.session.lifecycle import Phase
+from mcp_proxy.session.policy import Policy
+from mcp_proxy.session.questions import Questions
 from mcp_proxy.timers import Timers
 from mcp_proxy.wire import jsonrpc, revisions
 from mcp_proxy.wire.errors import BackendRefused, NotJSONRPC, Overloaded, ProxyError
@@ -32,24 +32,6 @@ log = Logger()
 FIRST_BEAT, NEXT_BEAT = 5.0, 10.0
 #: The namespace of our own request ids.
 OWN_PREFIX = b'"mcp-proxy/'
-
-
-@frozen
-class Policy:
-    """What the operator decided. Times in seconds.
-
-    ``max_attempts`` 0 is no limit. ``linger`` is how long the link outlives the client's stream.
-    """
-
-    hold_timeout: float = 45.0
-    max_held: int = 100
-    max_held_bytes: int = 8 * 1024 * 1024
-    max_attempts: int = 10
-    reconnect_delay: float = 2.0
-    handshake_timeout: float = 10.0
-    linger: float = 5.0
-    retry_annotated_tools: bool = False
-    jitter: Callable[[float], float] = lambda delay: delay
 
 
 class IRoute(Protocol):
@@ -114,7 +96,7 @@ class Courier:
         self._policy = policy
         self._timers = Timers(clock)
         self._exchanges = Exchanges(policy.max_held, policy.max_held_bytes)
-        self._backend_requests: dict[bytes, BackendRequest] = {}  # by the id that the client knows
+        self._questions = Questions()
         self._probing: dict[bytes, Exchange] = {}  # by the id of our ping
         self._count = 0
 
@@ -164,9 +146,9 @@ class Courier:
 
     def take_answer(self, message: Message, headers: Headers) -> None:
         """The client answers a request of the backend's; nobody waits for answers to an earlier backend."""
-        request = self._backend_requests.pop(message.id or b"", None)
-        if request is not None and self._route.link is not None:
-            self._route.link.send(Outgoing(jsonrpc.with_id(message.raw, request.backend_id), headers))
+        raw = self._questions.answered(message)
+        if raw is not None and self._route.link is not None:
+            self._route.link.send(Outgoing(raw, headers))
         else:
             log.debug("answer to a request of an earlier backend dropped", session=self._route.label)
 
@@ -224,10 +206,8 @@ class Courier:
     def settle(self) -> None:
         """The link is gone: every message that was on it gets its fate."""
         self._probing.clear()
-        requests, self._backend_requests = self._backend_requests, {}
-        for identity in requests:
-            about = {"requestId": _plain(identity), "reason": "the backend that asked has gone"}
-            self._route.emit(jsonrpc.notification(revisions.CANCELLED, about))
+        for cancellation in self._questions.lost():
+            self._route.emit(cancellation)
         now = self._clock.seconds()
         for exchange in self._exchanges.lose(self._is_repeatable, now + self._policy.hold_timeout):
             self.fail(exchange, truth.outcome_unknown(exchange, self._route.trouble))
@@ -352,24 +332,17 @@ class Courier:
             if route.link is not None:
                 route.link.send(Outgoing(jsonrpc.result(message.id or b"", {}), route.headers))
             return
-        if len(self._backend_requests) >= MAX_IN_FLIGHT:
+        raw = self._questions.asked(message, route.generation)
+        if raw is None:
             log.warn("backend request dropped: too many are unanswered", session=route.label)
-            return
-        self._count += 1
-        identity = b'"%d.%d"' % (route.generation, self._count)
-        self._backend_requests[identity] = BackendRequest(message.id or b"", message.method)
-        route.emit(jsonrpc.with_id(message.raw, identity))
+        else:
+            route.emit(raw)
 
     def deliver_notification(self, message: Message) -> None:
         """The backend tells something; where it cancels a request of its own, that has another id here."""
-        if message.method != revisions.CANCELLED:
-            self._route.emit(message.raw)
-            return
-        cancelled = jsonrpc.cancelled_id(message)
-        for identity, request in list(self._backend_requests.items()):
-            if request.backend_id == cancelled:
-                del self._backend_requests[identity]
-                self._route.emit(jsonrpc.with_cancelled_id(message.raw, identity))
+        raw = self._questions.withdrawn(message) if message.method == revisions.CANCELLED else message.raw
+        if raw is not None:
+            self._route.emit(raw)
 
     def deliver_oversized(self, event: Oversized) -> None:
         """The backend sent more than we take: whoever waits for it is told."""
@@ -423,25 +396,9 @@ class Courier:
         for exchange in self._exchanges.held:
             if exchange.beat <= now:
                 exchange.beat = now + NEXT_BEAT
-                self._beat(exchange)
+                sign_of_life = truth.still_held(exchange)
+                if sign_of_life is not None:
+                    self._route.emit(sign_of_life)
         if self._route.phase is Phase.LIVE:
             self.release()
         self._arm()
-
-    def _beat(self, exchange: Exchange) -> None:
-        """A held request that gave a progress token hears that it is not forgotten."""
-        meta = exchange.message.params().get("_meta") if exchange.is_request else None
-        token = meta.get("progressToken") if isinstance(meta, dict) else None
-        if token is None:
-            return
-        exchange.beats += 1
-        progress = {
-            "progressToken": token,
-            "progress": exchange.beats / 1_000_000,  # far below what the backend will say: it must only ever grow
-            "message": "the backend is away; the request is held until it is back",
-        }
-        self._route.emit(jsonrpc.notification(revisions.PROGRESS, progress))
-
-
-def _plain(identity: bytes) -> str:
-    return identity.decode().strip('"')

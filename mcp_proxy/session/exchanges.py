@@ -1,4 +1,4 @@
-"""Outstanding requests, both ways, and what becomes of them when the link is lost.
+"""The client's outstanding requests, and what becomes of them when the link is lost.
 
 A client's request is *held* while it waits for a link and *in flight* once it was given to one. Delivery decides
 its fate: what was not sent is sent later, whatever it is; what may have arrived is repeated only if that is safe.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 
-from attrs import define, evolve, field, frozen
+from attrs import define, evolve, field
 
 from mcp_proxy.wire import revisions
 from mcp_proxy.wire.headers import Headers
@@ -17,7 +17,7 @@ from mcp_proxy.wire.jsonrpc import Kind, Message
 
 #: How often a safe request is sent again before it is taken to be what breaks the backend.
 MAX_RESENDS = 3
-#: How many requests a client may have in flight, and a backend towards one client.
+#: How many requests a client may have in flight.
 MAX_IN_FLIGHT = 1000
 #: How many bytes large requests in flight may keep in all; one is large over this size.
 MAX_IN_FLIGHT_BYTES = 64 * 1024 * 1024
@@ -78,14 +78,6 @@ class Exchange:
     def size(self) -> int:
         """How many bytes it keeps."""
         return len(self.message.raw) + sum(len(name) + len(value) for name, value in self.headers)
-
-
-@frozen
-class BackendRequest:
-    """A request of the backend's that was shown to the client under an id of ours."""
-
-    backend_id: bytes
-    method: str
 
 
 class Full(Exception):

@@ -14,12 +14,13 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from mcp_proxy.session import truth
-from mcp_proxy.session.courier import Courier, Policy
+from mcp_proxy.session.courier import Courier
 from mcp_proxy.session.credentials import Credentials
 from mcp_proxy.session.handshake import Memory
 from mcp_proxy.session.interfaces import Challenge, IBackend, IClientStream, ILink
 from mcp_proxy.session.lifecycle import Phase
 from mcp_proxy.session.outlet import Outlet
+from mcp_proxy.session.policy import Policy
 from mcp_proxy.session.uplink import Uplink
 from mcp_proxy.timers import Timers
 from mcp_proxy.wire import jsonrpc, revisions
@@ -28,9 +29,6 @@ from mcp_proxy.wire.headers import Headers, end_to_end
 from mcp_proxy.wire.jsonrpc import Kind, Message
 
 log = Logger()
-
-#: What a session that the backend keeps refusing waits for at most, in seconds, before it tries again.
-MAX_REFUSAL_DELAY = 30.0
 
 
 class Session:

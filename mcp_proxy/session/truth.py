@@ -9,7 +9,7 @@ from typing import Any
 
 from mcp_proxy.session.exchanges import Delivery, Exchange
 from mcp_proxy.session.interfaces import Refusal
-from mcp_proxy.wire import jsonrpc
+from mcp_proxy.wire import jsonrpc, revisions
 from mcp_proxy.wire.errors import BackendRefused, NotDelivered, NotRestorable, OutcomeUnknown, ProxyError
 
 
@@ -79,3 +79,18 @@ def error_answer(exchange: Exchange, error: ProxyError, outage: float, retry_aft
         **error.data,
     }
     return jsonrpc.error(exchange.message.id, error.answer.code, error.message, data)
+
+
+def still_held(exchange: Exchange) -> bytes | None:
+    """A sign of life for a held request that gave a progress token; None where it gave none."""
+    meta = exchange.message.params().get("_meta") if exchange.is_request else None
+    token = meta.get("progressToken") if isinstance(meta, dict) else None
+    if token is None:
+        return None
+    exchange.beats += 1
+    progress = {
+        "progressToken": token,
+        "progress": exchange.beats / 1_000_000,  # far below what the backend will say: it must only ever grow
+        "message": "the backend is away; the request is held until it is back",
+    }
+    return jsonrpc.notification(revisions.PROGRESS, progress)

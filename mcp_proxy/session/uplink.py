@@ -11,11 +11,12 @@ from typing import Protocol
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from mcp_proxy.session.courier import Courier, Policy
+from mcp_proxy.session.courier import Courier
 from mcp_proxy.session.credentials import Credentials
 from mcp_proxy.session.handshake import HandshakeFailed, Memory, Replay, Step
 from mcp_proxy.session.interfaces import Challenge, IBackend, ILink, Loss, Outgoing, Refusal
 from mcp_proxy.session.lifecycle import Phase, machine
+from mcp_proxy.session.policy import Policy
 from mcp_proxy.timers import Timers
 from mcp_proxy.wire import jsonrpc, revisions
 from mcp_proxy.wire.headers import Headers

@@ -11,7 +11,7 @@ from twisted.logger import globalLogPublisher
 from mcp_proxy import service
 from mcp_proxy.backend.backend import MAX_TURNS
 from mcp_proxy.logs import make_observer
-from mcp_proxy.session.courier import Policy
+from mcp_proxy.session.policy import Policy
 from tests.integration.service_case import ALICE, BOB, ServiceCase, reactor
 from tests.support import messages
 from tests.support.messages import Json, encoded

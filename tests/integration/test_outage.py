@@ -8,7 +8,7 @@ from twisted.internet.error import ConnectionRefusedError
 
 from mcp_proxy import service
 from mcp_proxy.backend import backend
-from mcp_proxy.session.courier import Policy
+from mcp_proxy.session.policy import Policy
 from tests.integration.service_case import ALICE, ServiceCase
 from tests.support import messages
 

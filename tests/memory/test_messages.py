@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from mcp_proxy.frontend import stream
-from mcp_proxy.session.courier import Policy
 from mcp_proxy.session.interfaces import Refusal
+from mcp_proxy.session.policy import Policy
 from tests.memory.house_case import ALICE, BOB, HouseCase
 from tests.support import messages
 from tests.support.http1 import HeaderList, ask, chunked

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mcp_proxy.session.courier import Policy
+from mcp_proxy.session.policy import Policy
 from tests.memory.house_case import ALICE, BOB, HouseCase
 from tests.support import messages
 from tests.support.http1 import count_comments

@@ -8,8 +8,8 @@ from typing import Any
 from twisted.logger import globalLogPublisher
 
 from mcp_proxy.logs import make_observer
-from mcp_proxy.session.courier import Policy
 from mcp_proxy.session.interfaces import Challenge, Refusal
+from mcp_proxy.session.policy import Policy
 from tests.memory.house_case import HouseCase
 from tests.support import messages
 from tests.support.memory import Connection

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from mcp_proxy.session.courier import Policy
 from mcp_proxy.session.interfaces import Challenge, Refusal
 from mcp_proxy.session.lifecycle import Phase
+from mcp_proxy.session.policy import Policy
 from tests.memory.house_case import ALICE, BOB, HouseCase
 from tests.support import messages
 from tests.support.http1 import count_comments

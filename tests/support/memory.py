@@ -21,8 +21,8 @@ from mcp_proxy.frontend.guard import Guard
 from mcp_proxy.frontend.http_sse import HTTPSSEFront
 from mcp_proxy.frontend.status import StatusPages
 from mcp_proxy.frontend.stream import LimitedRequest
-from mcp_proxy.session.courier import Policy
 from mcp_proxy.session.interfaces import Challenge, ILinkOwner, ISeeker, Loss, Outgoing, Refusal
+from mcp_proxy.session.policy import Policy
 from mcp_proxy.session.registry import Registry
 from mcp_proxy.session.session import Session
 from mcp_proxy.wire import jsonrpc

@@ -8,8 +8,8 @@ from typing import Any
 
 from twisted.internet.task import Clock
 
-from mcp_proxy.session.courier import Policy
 from mcp_proxy.session.interfaces import ILinkOwner, ISeeker, Loss, Outgoing, Refusal
+from mcp_proxy.session.policy import Policy
 from mcp_proxy.session.registry import Registry
 from mcp_proxy.session.session import Session
 from mcp_proxy.wire import jsonrpc

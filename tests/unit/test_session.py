@@ -8,9 +8,9 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from mcp_proxy.session.courier import Policy
 from mcp_proxy.session.interfaces import Challenge, Loss
 from mcp_proxy.session.lifecycle import Phase
+from mcp_proxy.session.policy import Policy
 from mcp_proxy.wire.errors import NotJSONRPC, UnknownSession
 from mcp_proxy.wire.headers import Headers
 from mcp_proxy.wire.jsonrpc import parse

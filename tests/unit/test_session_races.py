@@ -22,9 +22,9 @@ from hypothesis.stateful import (
 )
 from twisted.trial.unittest import SynchronousTestCase
 
-from mcp_proxy.session.courier import Policy
 from mcp_proxy.session.lifecycle import Phase
 from mcp_proxy.session.outlet import MAX_EVENTS
+from mcp_proxy.session.policy import Policy
 from tests.unit.session_world import Client, World, initialize_result
 
 POLICY = Policy(max_held=4, max_held_bytes=2000, max_attempts=3, reconnect_delay=1.0)
