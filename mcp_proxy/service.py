@@ -24,7 +24,7 @@ from mcp_proxy.frontend.app import App
 from mcp_proxy.frontend.guard import Guard
 from mcp_proxy.frontend.http_sse import HTTPSSEFront
 from mcp_proxy.frontend.status import StatusPages
-from mcp_proxy.session.interfaces import ILinkOwner
+from mcp_proxy.session.interfaces import ILinkOwner, IOutlet
 from mcp_proxy.session.policy import Policy
 from mcp_proxy.session.registry import Registry
 from mcp_proxy.session.session import Session
@@ -80,11 +80,12 @@ def make_service(settings: Settings, reactor: Any) -> ProxyService:
         jitter=jitter,
     )
 
-    def make_session(token: str, owner: bytes, headers: Headers) -> Session:
+    def make_session(token: str, owner: bytes, headers: Headers, outlet: IOutlet) -> Session:
         return Session(
             token,
             owner,
             headers,
+            outlet,
             backend=backend,
             clock=reactor,
             policy=policy,

@@ -32,6 +32,7 @@ from twisted.web.http_headers import Headers as WebHeaders
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 
+from mcp_proxy.session.interfaces import HTTPAnswer
 from mcp_proxy.wire.headers import Headers
 
 log = Logger()
@@ -39,6 +40,10 @@ log = Logger()
 #: Idle connections are given up before the backend does it; uvicorn closes them after 5 s.
 IDLE_CONNECTION_TIMEOUT = 4.0
 MAX_IDLE_CONNECTIONS = 32
+#: How much of a refusal's body is kept for the client, for how many seconds it is waited for, and which headers count.
+MAX_REFUSAL_BYTES = 64 * 1024
+REFUSAL_WAIT = 2.0
+_SHOWN = (b"www-authenticate", b"content-type", b"retry-after")
 
 
 class RequestFailed(Exception):
@@ -352,6 +357,13 @@ class BackendClient:
             reactor=self._reactor,
         )
         return requested.addCallbacks(answered, failed)
+
+
+def shown_answer(response: Response, clock: IReactorTime) -> Deferred[HTTPAnswer]:
+    """A refusal that the client should see as it came."""
+    shown = tuple((name, value) for name, value in response.headers if name.lower() in _SHOWN)
+    body = response.collect(MAX_REFUSAL_BYTES, clock, REFUSAL_WAIT)
+    return body.addCallback(lambda text: HTTPAnswer(response.status, shown, text))
 
 
 def describe(failure: Failure) -> str:

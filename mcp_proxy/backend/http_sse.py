@@ -10,8 +10,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from mcp_proxy.backend.http import BackendClient, RequestFailed, Response
-from mcp_proxy.session.interfaces import Challenge, ILinkOwner, Loss, Outgoing, Refusal
+from mcp_proxy.backend.http import BackendClient, RequestFailed, Response, shown_answer
+from mcp_proxy.session.interfaces import HTTPAnswer, ILinkOwner, Loss, Outgoing, Refusal
 from mcp_proxy.timers import Timers
 from mcp_proxy.wire import jsonrpc
 from mcp_proxy.wire.errors import NotJSON, NotJSONRPC
@@ -25,8 +25,6 @@ MAX_POSTS = 64
 MAX_QUEUED = 2000
 #: For how many seconds a message that must keep its place waits for a slow acknowledgement of the others.
 ORDER_WAIT = 2.0
-#: How much of a refusal's body is kept for the client.
-MAX_REFUSAL_BYTES = 64 * 1024
 
 
 class HTTPSSELink:
@@ -37,6 +35,8 @@ class HTTPSSELink:
     :param headers: what goes with every request of the session.
     :param open_timeout: seconds until the backend must have told where messages go.
     """
+
+    correlates = False
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class HTTPSSELink:
         self._post_url = ""
         self._stream: Response | None = None
         self._closed = False
-        self._paused = False
+        self._pausers: set[object] = set()
         self._queue: deque[Outgoing] = deque()
         self._posts: dict[Outgoing, Deferred[Response]] = {}
         self._answered: set[Outgoing] = set()  # of these, the ones whose request was answered already
@@ -94,7 +94,7 @@ class HTTPSSELink:
             return
         kind = response.header(b"content-type").partition(b";")[0].strip().lower()
         if response.status in (401, 403):
-            self._challenged(response).addCallback(
+            shown_answer(response, self._clock).addCallback(
                 lambda challenge: self._lose(
                     Loss(f"the backend answered {response.status}", reachable=True, challenge=challenge)
                 )
@@ -111,7 +111,7 @@ class HTTPSSELink:
         else:
             self._stream = response
             response.deliver(self)
-            if self._paused:
+            if self._pausers:
                 response.pause()
 
     def body_received(self, data: bytes) -> None:
@@ -161,20 +161,20 @@ class HTTPSSELink:
                 self._answered.add(outgoing)
         self._pump()
 
-    def pause(self) -> None:
+    def pause(self, source: object) -> None:
         """Receive nothing for now."""
-        self._paused = True
+        self._pausers.add(source)
         if self._stream is not None:
             self._stream.pause()
 
-    def resume(self) -> None:
-        """Receive again."""
-        self._paused = False
-        if self._stream is not None:
+    def resume(self, source: object) -> None:
+        """Receive again, if nothing else is in the way."""
+        self._pausers.discard(source)
+        if self._stream is not None and not self._pausers:
             self._stream.resume()
 
-    def close(self) -> None:
-        """The end: nothing more is sent, nothing more is told."""
+    def close(self, *, done: bool = False) -> None:
+        """The end: nothing more is sent, nothing more is told. The backend's session ends with its stream."""
         if self._closed:
             return
         self._closed = True
@@ -256,19 +256,16 @@ class HTTPSSELink:
         if self._closed:
             response.abort()
             return
-        if response.status in (401, 403):
-            self._challenged(response).addCallback(self._refused, response.status, outgoing)
-        else:
+        if 200 <= response.status < 300:
             response.discard()
-            if 200 <= response.status < 300:
-                self._owner.link_accepted(self, outgoing)
-            else:
-                self._refused(None, response.status, outgoing)
+            self._owner.link_accepted(self, outgoing)
+        else:
+            shown_answer(response, self._clock).addCallback(self._refused, outgoing)
         self._pump()
 
-    def _refused(self, challenge: Challenge | None, status: int, outgoing: Outgoing) -> None:
+    def _refused(self, answer: HTTPAnswer, outgoing: Outgoing) -> None:
         if not self._closed:
-            refusal = Refusal(status, f"the backend answered {status} to a message", challenge)
+            refusal = Refusal(answer.status, f"the backend answered {answer.status} to a message", answer)
             self._owner.link_refused(self, outgoing, refusal)
 
     def _post_failed(self, failure: Failure, outgoing: Outgoing, reuse: bool) -> None:
@@ -280,13 +277,3 @@ class HTTPSSELink:
         if not self._closed:
             self._owner.link_refused(self, outgoing, Refusal(0, error.reason))
             self._pump()
-
-    def _challenged(self, response: Response) -> Deferred[Challenge]:
-        """A refusal that the client should see as it came."""
-        shown = tuple(
-            (name, value)
-            for name, value in response.headers
-            if name.lower() in (b"www-authenticate", b"content-type", b"retry-after")
-        )
-        body = response.collect(MAX_REFUSAL_BYTES, self._clock, self._open_timeout)
-        return body.addCallback(lambda text: Challenge(response.status, shown, text))

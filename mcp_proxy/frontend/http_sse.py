@@ -14,7 +14,8 @@ from twisted.python.failure import Failure
 
 from mcp_proxy.frontend.guard import check_message_head, check_stream_head
 from mcp_proxy.frontend.stream import ClientRequest, ClientStream
-from mcp_proxy.session.interfaces import Challenge
+from mcp_proxy.session.interfaces import HTTPAnswer
+from mcp_proxy.session.outlet import SSEOutlet
 from mcp_proxy.session.registry import Registry
 from mcp_proxy.session.session import Session
 from mcp_proxy.wire import jsonrpc, sse
@@ -56,7 +57,7 @@ class HTTPSSEFront:
             log.info("client came back", session=session.label, generation=session.generation)
             self._attach(session, request.stream, since)
             return
-        session = self._registry.create(request.headers)
+        session = self._registry.create(request.headers, SSEOutlet)
         log.info("new client connection", session=session.label, sessions=len(self._registry))
         request.stream.on_gone = session.close
         self._soon(session.first_verdict()).addCallback(self._judged, session, request.stream).addErrback(
@@ -94,12 +95,12 @@ class HTTPSSEFront:
         except UnknownSession:
             return None
 
-    def _soon(self, verdict: Deferred[Challenge | None]) -> Deferred[Challenge | None]:
+    def _soon(self, verdict: Deferred[HTTPAnswer | None]) -> Deferred[HTTPAnswer | None]:
         """The verdict, or none if it takes too long."""
-        first: Deferred[Challenge | None] = Deferred()
+        first: Deferred[HTTPAnswer | None] = Deferred()
         deadline = self._clock.callLater(VERDICT_WAIT, first.callback, None)
 
-        def judged(challenge: Challenge | None) -> None:
+        def judged(challenge: HTTPAnswer | None) -> None:
             if deadline.active():
                 deadline.cancel()
                 first.callback(challenge)
@@ -107,7 +108,7 @@ class HTTPSSEFront:
         verdict.addCallback(judged)
         return first
 
-    def _judged(self, challenge: Challenge | None, session: Session, stream: ClientStream) -> None:
+    def _judged(self, challenge: HTTPAnswer | None, session: Session, stream: ClientStream) -> None:
         if stream.closed:
             return
         if challenge is None:
@@ -132,7 +133,7 @@ class HTTPSSEFront:
         stream.on_resume = session.stream_resumed
         self._streams.add(stream)
         stream.start()
-        since = min(since, session.last_event)
+        since = min(since, session.outlet.last_event)
         endpoint = sse.encode(
             f"{self._messages_path}{session.id}".encode(), b"endpoint", f"{session.id}.{since}".encode()
         )
@@ -140,5 +141,5 @@ class HTTPSSEFront:
         session.attach(stream, since)
 
     @staticmethod
-    def _pass_on(challenge: Challenge, stream: ClientStream) -> None:
+    def _pass_on(challenge: HTTPAnswer, stream: ClientStream) -> None:
         stream.respond(challenge.status, challenge.body, challenge.headers)

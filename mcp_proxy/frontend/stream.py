@@ -165,7 +165,7 @@ class ClientStream:
         text = jsonrpc.error(None, answer.code, error.message, {"source": "proxy", **error.data})
         return status, text, ((b"content-type", b"application/json"), *own, *headers)
 
-    def start(self) -> None:
+    def start(self, headers: Headers = ()) -> None:
         """Begin an event stream."""
         if self.closed:
             return
@@ -175,6 +175,7 @@ class ClientStream:
                 (b"content-type", b"text/event-stream"),
                 (b"cache-control", b"no-cache, no-transform"),
                 (b"x-accel-buffering", b"no"),
+                *headers,
             ),
         )
         self.started = True

@@ -15,7 +15,7 @@ from mcp_proxy.session import truth
 from mcp_proxy.session.credentials import Credentials
 from mcp_proxy.session.exchanges import Delivery, Exchange, Exchanges, Full
 from mcp_proxy.session.handshake import Memory
-from mcp_proxy.session.interfaces import Challenge, ILink, Outgoing, Refusal
+from mcp_proxy.session.interfaces import HTTPAnswer, ILink, IOutlet, Outgoing, Refusal
 from mcp_proxy.session.lifecycle import Phase
 from mcp_proxy.session.policy import Policy
 from mcp_proxy.session.questions import Questions
@@ -66,10 +66,6 @@ class IRoute(Protocol):
         """The link, if there is one."""
 
     @property
-    def attached(self) -> bool:
-        """Whether there is a client."""
-
-    @property
     def outage(self) -> float:
         """For how many seconds the backend has been away."""
 
@@ -77,10 +73,11 @@ class IRoute(Protocol):
     def trouble(self) -> str:
         """Why there is no link, in words."""
 
-    def emit(self, raw: bytes) -> None:
-        """Send a message to the client."""
+    @property
+    def outlet(self) -> IOutlet:
+        """Where messages for the client go."""
 
-    def lost(self, reason: str, challenge: Challenge | None = None) -> None:
+    def lost(self, reason: str, challenge: HTTPAnswer | None = None) -> None:
         """The link has turned out to be of no use."""
 
     def initialized(self) -> None:
@@ -97,7 +94,7 @@ class Courier:
         self._timers = Timers(clock)
         self._exchanges = Exchanges(policy.max_held, policy.max_held_bytes)
         self._questions = Questions()
-        self._probing: dict[bytes, Exchange] = {}  # by the id of our ping
+        self._probing: dict[bytes, tuple[Exchange, Refusal]] = {}  # by the id of our ping
         self._count = 0
 
     @property
@@ -121,20 +118,22 @@ class Courier:
 
     # -- from the client ---------------------------------------------------------------------------------------
 
-    def take_request(self, message: Message, headers: Headers) -> Exchange | None:
+    def take_request(self, message: Message, headers: Headers, reply: object = None) -> Exchange | None:
         """A request of the client's; None if it is one that is on its way already.
+
+        :param reply: where its answer goes, if it has a place of its own.
 
         :raises NotJSONRPC: its id is that of another request.
         """
         identity = message.id or b""
         known = self._exchanges.find(identity)
         if known is not None:
-            if known.fingerprint == hash(message.raw):
+            if reply is None and known.fingerprint == hash(message.raw):
                 return None  # the client did not hear our 202
             raise NotJSONRPC("Another request with this id is not answered yet. Use a new id.")
         is_unfit = jsonrpc.is_fragile(identity) or identity.startswith(OWN_PREFIX)
         backend_id = self.own_id() if is_unfit else identity
-        return Exchange(message, headers, arrived=self._clock.seconds(), backend_id=backend_id)
+        return Exchange(message, headers, arrived=self._clock.seconds(), backend_id=backend_id, reply=reply)
 
     def take_notification(self, message: Message, headers: Headers) -> None:
         """A notification of the client's, but neither ``initialized`` nor ``cancelled``."""
@@ -158,15 +157,16 @@ class Courier:
         exchange = None if identity is None else self._exchanges.find(identity)
         if exchange is None or identity is None:
             return
+        exchange.cancelled = True
+        self._route.outlet.abandon(exchange)
         if exchange in self._exchanges.held:
             self._exchanges.drop(exchange)
             return
-        exchange.cancelled = True
         if self._route.link is not None:
             raw = message.raw
             if exchange.backend_id != identity:
                 raw = jsonrpc.with_cancelled_id(raw, exchange.backend_id)
-            self._route.link.send(Outgoing(raw, headers))
+            self._route.link.send(Outgoing(raw, headers, revisions.CANCELLED))
 
     # -- towards the backend -----------------------------------------------------------------------------------
 
@@ -184,7 +184,9 @@ class Courier:
         raw = message.raw
         if exchange.is_request and exchange.backend_id != message.id:
             raw = jsonrpc.with_id(raw, exchange.backend_id)
-        link.send(Outgoing(raw, exchange.headers, exchange, exchange.is_safe, barrier=not exchange.is_request))
+        link.send(
+            Outgoing(raw, exchange.headers, message.method, exchange, exchange.is_safe, barrier=not exchange.is_request)
+        )
 
     def hold(self, exchange: Exchange) -> None:
         """Keep a message until there is a link, or until its time is up."""
@@ -206,8 +208,8 @@ class Courier:
     def settle(self) -> None:
         """The link is gone: every message that was on it gets its fate."""
         self._probing.clear()
-        for cancellation in self._questions.lost():
-            self._route.emit(cancellation)
+        for cancellation, about in self._questions.lost():
+            self._route.outlet.emit(cancellation, about)
         now = self._clock.seconds()
         for exchange in self._exchanges.lose(self._is_repeatable, now + self._policy.hold_timeout):
             self.fail(exchange, truth.outcome_unknown(exchange, self._route.trouble))
@@ -246,10 +248,10 @@ class Courier:
             exchange.delivery = Delivery.ACCEPTED
             if not self._is_repeatable(exchange):
                 exchange.forget_text()
-        probed = self._probing.pop(outgoing.own_id, None)
-        if probed is not None and self._exchanges.answered(probed.backend_id) is probed:
+        probed, refusal = self._probing.pop(outgoing.own_id, (None, None))
+        if probed is not None and refusal is not None and self._exchanges.answered(probed.backend_id) is probed:
             # the backend knows the session, so its 400 was meant for that very message
-            self.fail(probed, BackendRefused("The backend refused the message with HTTP status 400.", status=400))
+            self._refuse(probed, refusal)
 
     def refused(self, outgoing: Outgoing, refusal: Refusal) -> None:
         """A message was not taken, or nobody knows."""
@@ -268,13 +270,23 @@ class Courier:
         elif refusal.status == 0 or refusal.status >= 502:
             self._undelivered(exchange, refusal)
         elif refusal.status == 400 and self._route.memory.initialize and not exchange.rejected:
-            self._probe(exchange)
+            self._probe(exchange, refusal)
         else:
             self._exchanges.drop(exchange)
             if refusal.status < 500:
                 exchange.delivery = Delivery.NOT_SENT
-            if refusal.challenge is not None:
-                self._route.credentials.challenged(refusal.challenge)
+            self._refuse(exchange, refusal)
+
+    def _refuse(self, exchange: Exchange, refusal: Refusal) -> None:
+        """Tell the client what the backend said, as it said it where there is a way."""
+        if exchange.cancelled or (refusal.answer is not None and self._route.outlet.refuse(exchange, refusal.answer)):
+            return
+        if refusal.challenge is not None:
+            self._route.credentials.challenged(refusal.challenge)
+        own = None if refusal.answer is None else jsonrpc.error_under(exchange.message.id or b"", refusal.answer.body)
+        if own is not None:
+            self._route.outlet.answer(exchange, own)
+        else:
             self.fail(exchange, truth.refused(refusal))
 
     def _rejected(self, exchange: Exchange) -> None:
@@ -299,15 +311,16 @@ class Courier:
         else:
             self.fail(exchange, truth.outcome_unknown(exchange, refusal.reason))
 
-    def _probe(self, exchange: Exchange) -> None:
+    def _probe(self, exchange: Exchange, refusal: Refusal) -> None:
         """Does 400 mean this message, or the session? A ping, which cannot be wrong, tells."""
         identity = self.own_id()
-        self._probing[identity] = exchange
+        self._probing[identity] = exchange, refusal
         exchange.rejected = True
         exchange.delivery = Delivery.NOT_SENT
         if self._route.link is not None:
             ping = jsonrpc.request(identity, revisions.PING)
-            self._route.link.send(Outgoing(ping, self._route.headers, barrier=False, own_id=identity))
+            headers = self._route.headers
+            self._route.link.send(Outgoing(ping, headers, revisions.PING, barrier=False, own_id=identity))
 
     # -- from the backend --------------------------------------------------------------------------------------
 
@@ -321,32 +334,44 @@ class Courier:
         if exchange.backend_id != exchange.message.id:
             raw = jsonrpc.with_id(raw, exchange.message.id or b"null")
         if not (exchange.cancelled and message.is_error):
-            self._route.emit(raw)
+            self._route.outlet.answer(exchange, raw)
         if exchange.message.method == revisions.INITIALIZE and not message.is_error:
             self._route.initialized()
 
-    def deliver_request(self, message: Message) -> None:
+    def find_request(self, message: Message) -> Exchange | None:
+        """Which request a message is about that came on a stream for all: the one with its token, or the only one."""
+        if message.method == revisions.PROGRESS:
+            token = message.params().get("progressToken")
+            return next((each for each in self._exchanges.in_flight.values() if each.progress_token() == token), None)
+        in_flight = self._exchanges.in_flight
+        return next(iter(in_flight.values())) if len(in_flight) == 1 else None
+
+    def deliver_request(self, message: Message, about: Exchange | None) -> None:
         """The backend asks; its request gets an id of ours, for a restarted backend counts from the start again."""
         route = self._route
-        if message.method == revisions.PING and not route.attached:
+        if message.method == revisions.PING and not route.outlet.attached:
             if route.link is not None:
                 route.link.send(Outgoing(jsonrpc.result(message.id or b"", {}), route.headers))
             return
-        raw = self._questions.asked(message, route.generation)
+        raw = self._questions.asked(message, route.generation, about)
         if raw is None:
             log.warn("backend request dropped: too many are unanswered", session=route.label)
         else:
-            route.emit(raw)
+            route.outlet.emit(raw, about)
 
-    def deliver_notification(self, message: Message) -> None:
+    def deliver_notification(self, message: Message, about: Exchange | None) -> None:
         """The backend tells something; where it cancels a request of its own, that has another id here."""
-        raw = self._questions.withdrawn(message) if message.method == revisions.CANCELLED else message.raw
-        if raw is not None:
-            self._route.emit(raw)
+        if message.method != revisions.CANCELLED:
+            self._route.outlet.emit(message.raw, about)
+            return
+        withdrawn = self._questions.withdrawn(message)
+        if withdrawn is not None:
+            self._route.outlet.emit(*withdrawn)
 
-    def deliver_oversized(self, event: Oversized) -> None:
+    def deliver_oversized(self, event: Oversized, about: Exchange | None) -> None:
         """The backend sent more than we take: whoever waits for it is told."""
-        exchange = self._exchanges.answered(jsonrpc.answered_id(event.head, event.tail))
+        identity = jsonrpc.answered_id(event.head, event.tail) if about is None else about.backend_id
+        exchange = self._exchanges.answered(identity)
         if exchange is None:
             log.warn("event of {size} bytes dropped", size=event.size, session=self._route.label)
             return
@@ -368,7 +393,8 @@ class Courier:
             delivery=exchange.delivery.value,
             outage_ms=int(self._route.outage * 1000),
         )
-        self._route.emit(truth.error_answer(exchange, error, self._route.outage, self._policy.reconnect_delay))
+        raw = truth.error_answer(exchange, error, self._route.outage, self._policy.reconnect_delay)
+        self._route.outlet.answer(exchange, raw, error)
 
     def _give_up_on(self, exchange: Exchange) -> None:
         self.fail(exchange, truth.given_up(exchange, self._route.outage, self._route.trouble))
@@ -396,9 +422,10 @@ class Courier:
         for exchange in self._exchanges.held:
             if exchange.beat <= now:
                 exchange.beat = now + NEXT_BEAT
+                self._route.outlet.begin_stream(exchange)
                 sign_of_life = truth.still_held(exchange)
                 if sign_of_life is not None:
-                    self._route.emit(sign_of_life)
+                    self._route.outlet.emit(sign_of_life, exchange)
         if self._route.phase is Phase.LIVE:
             self.release()
         self._arm()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mcp_proxy.session.interfaces import Challenge
+from mcp_proxy.session.interfaces import HTTPAnswer
 from mcp_proxy.wire.headers import Headers, credential, end_to_end, is_renewal, standing
 
 
@@ -19,7 +19,7 @@ class Credentials:
     def __init__(self, owner: bytes, headers: Headers) -> None:
         self.owner = owner
         self.headers = standing(end_to_end(headers))
-        self._challenge: Challenge | None = None
+        self._challenge: HTTPAnswer | None = None
         self._is_refused = False
         self._renewal: tuple[bytes, Headers] | None = None
 
@@ -33,11 +33,11 @@ class Credentials:
         if credential(headers) == credential(self.headers):
             self.headers = standing(headers)
 
-    def challenged(self, challenge: Challenge) -> None:
+    def challenged(self, challenge: HTTPAnswer) -> None:
         """The backend wants to see another credential."""
         self._challenge = challenge
 
-    def take_challenge(self) -> Challenge | None:
+    def take_challenge(self) -> HTTPAnswer | None:
         """A refusal that the client has not seen yet; it is shown once."""
         challenge, self._challenge = self._challenge, None
         self._is_refused = self._is_refused or (challenge is not None and challenge.status == 401)

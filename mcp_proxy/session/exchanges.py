@@ -37,7 +37,8 @@ class Exchange:
     """A client's message and, if it is a request, its answer to come.
 
     ``backend_id`` is its id towards the backend. ``deadline``, in seconds of the session's clock, is set while it is
-    held. ``cancelled``: the client does not wait for an answer.
+    held. ``cancelled``: the client does not wait for an answer. ``reply`` is where the answer goes, if it has a place
+    of its own.
     """
 
     message: Message
@@ -52,6 +53,7 @@ class Exchange:
     resends: int = 0
     rejected: bool = False
     cancelled: bool = False
+    reply: object = None
     fingerprint: int = field(init=False)
     is_safe: bool = field(init=False)
 
@@ -63,6 +65,13 @@ class Exchange:
     def is_request(self) -> bool:
         """Whether somebody waits for an answer."""
         return self.message.kind is Kind.REQUEST
+
+    def progress_token(self) -> object:
+        """Under which the client wants to hear of progress, or None."""
+        if not self.is_request or b"progressToken" not in self.message.body:
+            return None
+        meta = self.message.params().get("_meta")
+        return meta.get("progressToken") if isinstance(meta, dict) else None
 
     def was_sent(self) -> None:
         """It is being handed to the network, so the backend may have it."""

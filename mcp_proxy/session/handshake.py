@@ -127,6 +127,7 @@ class Step:
     """One message of a replay; ``barrier``: nothing may overtake it."""
 
     raw: bytes
+    method: str
     barrier: bool = False
 
 
@@ -180,7 +181,7 @@ class Replay:
         return identity in self._awaited
 
     def _after_initialize(self) -> Iterator[Step]:
-        yield Step(jsonrpc.notification(revisions.INITIALIZED), barrier=True)
+        yield Step(jsonrpc.notification(revisions.INITIALIZED), revisions.INITIALIZED, barrier=True)
         if self.memory.level:
             yield self._ask(revisions.SET_LEVEL, self.memory.level)
         for uri in self.memory.subscriptions:
@@ -194,7 +195,7 @@ class Replay:
     def _ask(self, method: str, params: bytes = b"", subject: str = "") -> Step:
         identity = self.next_id()
         self._awaited[identity] = (method, subject)
-        return Step(jsonrpc.request(identity, method, params))
+        return Step(jsonrpc.request(identity, method, params), method)
 
     def _compare(self, method: str, message: Message) -> list[Step]:
         """A page of a list that the client has read came: does it still see the truth?"""

@@ -10,6 +10,7 @@ from typing import Protocol
 from attrs import frozen
 
 from mcp_proxy.session.exchanges import Exchange
+from mcp_proxy.wire.errors import ProxyError
 from mcp_proxy.wire.headers import Headers
 from mcp_proxy.wire.jsonrpc import Message
 from mcp_proxy.wire.sse import Oversized
@@ -21,11 +22,12 @@ class Outgoing:
 
     ``exchange`` is the request that it carries, if it carries a client's. ``repeatable``: it may be lost and sent
     again, so an idle connection may be used for it. ``barrier``: it must stay in its place among the others.
-    ``own_id`` names a request of our own whose acceptance matters.
+    ``own_id`` names a request of our own whose acceptance matters. ``method`` is empty for an answer.
     """
 
     raw: bytes
     headers: Headers
+    method: str = ""
     exchange: Exchange | None = None
     repeatable: bool = False
     barrier: bool = True
@@ -33,8 +35,8 @@ class Outgoing:
 
 
 @frozen
-class Challenge:
-    """A 401 or 403 of the backend, to be shown to the client as it came."""
+class HTTPAnswer:
+    """What the backend answered instead of taking a message, to be shown to the client as it came."""
 
     status: int
     headers: Headers
@@ -50,16 +52,21 @@ class Loss:
 
     reason: str
     reachable: bool
-    challenge: Challenge | None = None
+    challenge: HTTPAnswer | None = None
 
 
 @frozen
 class Refusal:
-    """What became of a message that the backend did not accept: its status (0 for none) and why."""
+    """What became of a message that the backend did not accept: its status (0 for none), why, and what it said."""
 
     status: int
     reason: str
-    challenge: Challenge | None = None
+    answer: HTTPAnswer | None = None
+
+    @property
+    def challenge(self) -> HTTPAnswer | None:
+        """What it said, if it wants to see another credential."""
+        return self.answer if self.status in (401, 403) else None
 
 
 class ILinkOwner(Protocol):
@@ -68,10 +75,13 @@ class ILinkOwner(Protocol):
     def link_opened(self, link: ILink) -> None:
         """Messages can be sent."""
 
-    def link_received(self, link: ILink, message: Message) -> None:
-        """The backend sent a message."""
+    def link_received(self, link: ILink, message: Message, about: Exchange | None = None) -> None:
+        """The backend sent a message; ``about`` is the request on whose own stream it came, if it has one."""
 
-    def link_oversized(self, link: ILink, event: Oversized) -> None:
+    def link_streaming(self, link: ILink, about: Exchange) -> None:
+        """The backend answers this request with a stream of messages."""
+
+    def link_oversized(self, link: ILink, event: Oversized, about: Exchange | None = None) -> None:
         """The backend sent an event over the bound; its edges are all that is left of it."""
 
     def link_sent(self, link: ILink, outgoing: Outgoing) -> None:
@@ -88,7 +98,12 @@ class ILinkOwner(Protocol):
 
 
 class ILink(Protocol):
-    """A connection, in MCP terms, to the backend."""
+    """A connection, in MCP terms, to the backend.
+
+    ``correlates``: it knows which of the backend's messages belong to which request.
+    """
+
+    correlates: bool
 
     def open(self) -> None:
         """Connect; what becomes of it is told to the owner."""
@@ -96,14 +111,17 @@ class ILink(Protocol):
     def send(self, outgoing: Outgoing) -> None:
         """Send a message; what becomes of it is told to the owner."""
 
-    def pause(self) -> None:
-        """Receive no more for now: the client is slow."""
+    def pause(self, source: object) -> None:
+        """Receive no more for now: the client does not read what comes from this source (see :class:`IOutlet`)."""
 
-    def resume(self) -> None:
+    def resume(self, source: object) -> None:
         """Receive again."""
 
-    def close(self) -> None:
-        """End it. Nothing is told to the owner any more; what was not yet sent never will be."""
+    def close(self, *, done: bool = False) -> None:
+        """End it. Nothing is told to the owner any more; what was not yet sent never will be.
+
+        :param done: the client needs the backend's session no longer, so the backend may forget it.
+        """
 
 
 class IClientStream(Protocol):
@@ -116,6 +134,69 @@ class IClientStream(Protocol):
 
     def close(self) -> None:
         """End it. Nothing is told to the session any more."""
+
+
+class IReplyStream(IClientStream, Protocol):
+    """The answer to one request of HTTP: whole, or a stream."""
+
+    def respond(self, status: int, body: bytes, headers: Headers = ()) -> None:
+        """Answer whole."""
+
+    def start(self, headers: Headers = ()) -> None:
+        """Begin a stream."""
+
+
+class IOutlet(Protocol):
+    """The client's side of a session: where messages for the client go.
+
+    ``outlives_streams``: a client without a stream is still a client. ``patient``: the client gives up on an error
+    where it waits for initialize, so it is not to get one before the very end.
+    """
+
+    outlives_streams: bool
+    patient: bool
+
+    @property
+    def attached(self) -> bool:
+        """Whether the client listens."""
+
+    @property
+    def paused(self) -> list[object]:
+        """The sources that the client does not read: requests' replies, or None for all that belongs to none."""
+
+    @property
+    def last_event(self) -> int:
+        """The number of the newest event that belongs to no request."""
+
+    def attach(self, stream: IClientStream, since: int | None) -> None:
+        """Use this stream for what belongs to no request.
+
+        :param since: the last event that the client has seen; None if it does not say.
+        """
+
+    def detach(self, stream: IClientStream) -> bool:
+        """The client has left this stream; tells whether it was in use."""
+
+    def emit(self, raw: bytes, about: Exchange | None = None) -> None:
+        """Send a message, on the stream of the request that it is about."""
+
+    def answer(self, exchange: Exchange, raw: bytes, error: ProxyError | None = None) -> None:
+        """Send the answer to a request.
+
+        :param error: why it is an error of our own.
+        """
+
+    def refuse(self, exchange: Exchange, answer: HTTPAnswer) -> bool:
+        """Show the client what the backend said instead of taking the request; False if it cannot be shown."""
+
+    def abandon(self, exchange: Exchange) -> None:
+        """The client has cancelled the request and waits for no answer."""
+
+    def begin_stream(self, exchange: Exchange) -> None:
+        """The answer will take a while, or consists of several messages."""
+
+    def close(self) -> None:
+        """End all streams."""
 
 
 class ISeeker(Protocol):

@@ -47,6 +47,9 @@ class Effects(Protocol):
     def close_link(self) -> None:
         """Close the link, if there is one."""
 
+    def end_link(self) -> None:
+        """Close the link, if there is one; the client needs the backend's session no longer."""
+
     def restore(self) -> None:
         """Replay what the backend must know of the session."""
 
@@ -157,34 +160,34 @@ TABLE: dict[tuple[Phase, str], tuple] = {  # type: ignore[type-arg]
     (_P.CONNECTING, "opened_known"): (_P.HANDSHAKING, "restore"),
     (_P.CONNECTING, "give_up"): (_P.CONNECTING, "answer_held"),
     (_P.CONNECTING, "lost"): (_P.DOWN, "close_link", "settle", "seek"),
-    (_P.CONNECTING, "client_gone"): (_P.DORMANT, "withdraw", "close_link", "settle"),
-    (_P.CONNECTING, "close"): (_P.CLOSED, "withdraw", "close_link", "settle", "dispose"),
+    (_P.CONNECTING, "client_gone"): (_P.DORMANT, "withdraw", "end_link", "settle"),
+    (_P.CONNECTING, "close"): (_P.CLOSED, "withdraw", "end_link", "settle", "dispose"),
     #
     (_P.HANDSHAKING, "restored"): (_P.LIVE, "release"),
     (_P.HANDSHAKING, "give_up"): (_P.HANDSHAKING, "answer_held"),
     (_P.HANDSHAKING, "lost"): (_P.DOWN, "close_link", "settle", "seek"),
-    (_P.HANDSHAKING, "client_gone"): (_P.DORMANT, "withdraw", "close_link", "settle"),
-    (_P.HANDSHAKING, "close"): (_P.CLOSED, "withdraw", "close_link", "settle", "dispose"),
+    (_P.HANDSHAKING, "client_gone"): (_P.DORMANT, "withdraw", "end_link", "settle"),
+    (_P.HANDSHAKING, "close"): (_P.CLOSED, "withdraw", "end_link", "settle", "dispose"),
     #
     (_P.LIVE, "known"): (_P.HANDSHAKING, "restore"),
     (_P.LIVE, "lost"): (_P.DOWN, "close_link", "settle", "seek"),
     (_P.LIVE, "doubted"): (_P.DOUBTED,),
-    (_P.LIVE, "client_gone"): (_P.DORMANT, "withdraw", "close_link", "settle"),
-    (_P.LIVE, "close"): (_P.CLOSED, "withdraw", "close_link", "settle", "dispose"),
+    (_P.LIVE, "client_gone"): (_P.DORMANT, "withdraw", "end_link", "settle"),
+    (_P.LIVE, "close"): (_P.CLOSED, "withdraw", "end_link", "settle", "dispose"),
     #
     (_P.DOUBTED, "ending"): (_P.DRAINING, "drain_if_idle"),
     (_P.DOUBTED, "not_ending"): (_P.LIVE, "release"),
     (_P.DOUBTED, "known"): (_P.HANDSHAKING, "restore"),
     (_P.DOUBTED, "lost"): (_P.DOWN, "close_link", "settle", "seek"),
-    (_P.DOUBTED, "client_gone"): (_P.DORMANT, "withdraw", "close_link", "settle"),
-    (_P.DOUBTED, "close"): (_P.CLOSED, "withdraw", "close_link", "settle", "dispose"),
+    (_P.DOUBTED, "client_gone"): (_P.DORMANT, "withdraw", "end_link", "settle"),
+    (_P.DOUBTED, "close"): (_P.CLOSED, "withdraw", "end_link", "settle", "dispose"),
     #
     (_P.DRAINING, "not_ending"): (_P.LIVE, "release"),
     (_P.DRAINING, "known"): (_P.HANDSHAKING, "restore"),
     (_P.DRAINING, "drained"): (_P.DOWN, "close_link", "settle", "seek"),
     (_P.DRAINING, "lost"): (_P.DOWN, "close_link", "settle", "seek"),
-    (_P.DRAINING, "client_gone"): (_P.DORMANT, "withdraw", "close_link", "settle"),
-    (_P.DRAINING, "close"): (_P.CLOSED, "withdraw", "close_link", "settle", "dispose"),
+    (_P.DRAINING, "client_gone"): (_P.DORMANT, "withdraw", "end_link", "settle"),
+    (_P.DRAINING, "close"): (_P.CLOSED, "withdraw", "end_link", "settle", "dispose"),
     #
     (_P.PARKED, "wake"): (_P.DOWN, "seek_anew"),
     (_P.PARKED, "turn"): (_P.CONNECTING, "open_link"),

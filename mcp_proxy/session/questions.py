@@ -6,6 +6,9 @@ has used, and an answer to a link that has gone finds nobody.
 
 from __future__ import annotations
 
+from attrs import frozen
+
+from mcp_proxy.session.exchanges import Exchange
 from mcp_proxy.wire import jsonrpc, revisions
 from mcp_proxy.wire.jsonrpc import Message
 
@@ -13,46 +16,56 @@ from mcp_proxy.wire.jsonrpc import Message
 MAX_QUESTIONS = 1000
 
 
+@frozen
+class Question:
+    """One of them: its id at the backend, and the client's request that it is about, if that is known."""
+
+    backend_id: bytes
+    about: Exchange | None
+
+
 class Questions:
     """The requests of one session's backend that the client has not answered yet. Pure: nothing is sent here."""
 
     def __init__(self) -> None:
-        self._backend_ids: dict[bytes, bytes] = {}  # by the id that the client knows
+        self._open: dict[bytes, Question] = {}  # by the id that the client knows
         self._count = 0
 
     def __len__(self) -> int:
-        return len(self._backend_ids)
+        return len(self._open)
 
-    def asked(self, message: Message, generation: int) -> bytes | None:
+    def asked(self, message: Message, generation: int, about: Exchange | None) -> bytes | None:
         """The backend asks: the request as the client is to see it, or None if too many are unanswered."""
-        if len(self._backend_ids) >= MAX_QUESTIONS:
+        if len(self._open) >= MAX_QUESTIONS:
             return None
         self._count += 1
         identity = b'"%d.%d"' % (generation, self._count)
-        self._backend_ids[identity] = message.id or b""
+        self._open[identity] = Question(message.id or b"", about)
         return jsonrpc.with_id(message.raw, identity)
 
     def answered(self, message: Message) -> bytes | None:
         """The client answers: the answer as the backend is to see it, or None if it does not wait for one."""
-        backend_id = self._backend_ids.pop(message.id or b"", None)
-        return None if backend_id is None else jsonrpc.with_id(message.raw, backend_id)
+        question = self._open.pop(message.id or b"", None)
+        return None if question is None else jsonrpc.with_id(message.raw, question.backend_id)
 
-    def withdrawn(self, message: Message) -> bytes | None:
-        """The backend cancels a question: the cancellation as the client is to see it, or None if it knows none."""
+    def withdrawn(self, message: Message) -> tuple[bytes, Exchange | None] | None:
+        """The backend cancels a question: the cancellation as the client is to see it, or None if it knows none.
+
+        With the request that the question was about, for the one goes where the other went.
+        """
         cancelled = jsonrpc.cancelled_id(message)
-        for identity, backend_id in self._backend_ids.items():
-            if backend_id == cancelled:
-                del self._backend_ids[identity]
-                return jsonrpc.with_cancelled_id(message.raw, identity)
+        for identity, question in self._open.items():
+            if question.backend_id == cancelled:
+                del self._open[identity]
+                return jsonrpc.with_cancelled_id(message.raw, identity), question.about
         return None
 
-    def lost(self) -> list[bytes]:
-        """Whoever asked has gone: the cancellations for the client."""
-        identities, self._backend_ids = self._backend_ids, {}
-        return [
-            jsonrpc.notification(
-                revisions.CANCELLED,
-                {"requestId": identity.decode().strip('"'), "reason": "the backend that asked has gone"},
-            )
-            for identity in identities
-        ]
+    def lost(self) -> list[tuple[bytes, Exchange | None]]:
+        """Whoever asked has gone: the cancellations for the client, each with the request that it is about."""
+        questions, self._open = self._open, {}
+        return [(_cancellation(identity), question.about) for identity, question in questions.items()]
+
+
+def _cancellation(identity: bytes) -> bytes:
+    about = {"requestId": identity.decode().strip('"'), "reason": "the backend that asked has gone"}
+    return jsonrpc.notification(revisions.CANCELLED, about)

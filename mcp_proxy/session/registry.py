@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 
 from mcp_proxy.session.handshake import Memory
+from mcp_proxy.session.interfaces import IOutlet
 from mcp_proxy.session.session import Session
 from mcp_proxy.wire.errors import TooManySessions, UnknownSession
 from mcp_proxy.wire.headers import Headers, credential
@@ -24,12 +25,12 @@ class Registry:
     A session belongs to the credential that made it, of which only a keyed digest is kept; whoever shows another one
     learns no more than that there is no such session.
 
-    :param make: makes a session from its id, the digest of its owner and its standing headers.
+    :param make: makes a session from its id, the digest of its owner, its standing headers and its outlet.
     :param max_sessions: how many sessions there may be.
     :param idle_timeout: for how many seconds a session without a client is kept.
     """
 
-    def __init__(self, make: Callable[[str, bytes, Headers], Session], max_sessions: int, idle_timeout: float) -> None:
+    def __init__(self, make: Callable[[str, bytes, Headers, IOutlet], Session], max_sessions: int, idle_timeout: float) -> None:
         self._make = make
         self._max_sessions = max_sessions
         self._idle_timeout = idle_timeout
@@ -48,9 +49,10 @@ class Registry:
         """How many sessions have a client."""
         return sum(session.attached for session in self._sessions.values())
 
-    def create(self, headers: Headers) -> Session:
+    def create(self, headers: Headers, make_outlet: Callable[[str], IOutlet]) -> Session:
         """A new session for the client with these headers.
 
+        :param make_outlet: makes the client's side of it from the session's id.
         :raises TooManySessions: there is no room, and none can be made.
         """
         if len(self._sessions) >= self._max_sessions:
@@ -58,7 +60,7 @@ class Registry:
         owner = self._digest(headers)
         nonce = secrets.token_bytes(16)
         token = urlsafe_b64encode(nonce + self._mac(b"session", nonce + owner)).rstrip(b"=").decode()
-        session = self._make(token, owner, headers)
+        session = self._make(token, owner, headers, make_outlet(token))
         self._sessions[token] = session
         return session
 

@@ -17,9 +17,8 @@ from mcp_proxy.session import truth
 from mcp_proxy.session.courier import Courier
 from mcp_proxy.session.credentials import Credentials
 from mcp_proxy.session.handshake import Memory
-from mcp_proxy.session.interfaces import Challenge, IBackend, IClientStream, ILink
+from mcp_proxy.session.interfaces import HTTPAnswer, IBackend, IClientStream, ILink, IOutlet
 from mcp_proxy.session.lifecycle import Phase
-from mcp_proxy.session.outlet import Outlet
 from mcp_proxy.session.policy import Policy
 from mcp_proxy.session.uplink import Uplink
 from mcp_proxy.timers import Timers
@@ -37,6 +36,7 @@ class Session:
     :param token: the session's id, known to its client.
     :param owner: digest of the credential that it belongs to.
     :param headers: the headers of the client's first request.
+    :param outlet: where messages for the client go.
     :param forget: called once, when the session is over.
     :param remember: called when the client has initialized.
     :param recall: finds what another stream of the same client initialized with.
@@ -47,6 +47,7 @@ class Session:
         token: str,
         owner: bytes,
         headers: Headers,
+        outlet: IOutlet,
         *,
         backend: IBackend,
         clock: IReactorTime,
@@ -59,14 +60,14 @@ class Session:
         self.credentials = Credentials(owner, headers)
         self.label = hashlib.sha256(token.encode()).hexdigest()[:8]
         self.memory = Memory()
-        self.idle_since: float | None = None
+        self.outlet = outlet
+        self._last_seen = clock.seconds()
         self._clock = clock
         self._policy = policy
         self._forget, self._remember, self._recall = forget, remember, recall
         self._timers = Timers(clock)
-        self._outlet = Outlet(token)
         self._courier = Courier(self, clock, policy)
-        self._verdicts: list[Deferred[Challenge | None]] = []
+        self._verdicts: list[Deferred[HTTPAnswer | None]] = []
         self.uplink = Uplink(self, self._courier, backend, clock, policy)
 
     # -- what others may know ----------------------------------------------------------------------------------
@@ -84,17 +85,12 @@ class Session:
     @property
     def attached(self) -> bool:
         """Whether a client is connected."""
-        return self._outlet.stream is not None
+        return self.outlet.attached
 
     @property
-    def is_paused(self) -> bool:
-        """Whether the client does not keep up."""
-        return self._outlet.is_paused
-
-    @property
-    def last_event(self) -> int:
-        """The number of the newest event."""
-        return self._outlet.last_event
+    def idle_since(self) -> float | None:
+        """When its client was last heard of; None while it is connected."""
+        return None if self.outlet.attached else self._last_seen
 
     @property
     def phase(self) -> Phase:
@@ -123,50 +119,52 @@ class Session:
 
     # -- the client's side -------------------------------------------------------------------------------------
 
-    def first_verdict(self) -> Deferred[Challenge | None]:
+    def first_verdict(self) -> Deferred[HTTPAnswer | None]:
         """Start connecting; fires when it is known whether the backend would have this client.
 
         With a challenge if it would not; with None if it would, or if it cannot be reached now.
         """
-        verdict: Deferred[Challenge | None] = Deferred()
+        verdict: Deferred[HTTPAnswer | None] = Deferred()
         self._verdicts.append(verdict)
         self.uplink.lifecycle.wake()
         if self.outage:
             self.judged(None)
         return verdict
 
-    def attach(self, stream: IClientStream, since: int) -> None:
-        """The client listens on this stream from now on; it has seen the events up to number ``since``."""
-        self.idle_since = None
+    def attach(self, stream: IClientStream, since: int | None) -> None:
+        """The client listens on this stream from now on.
+
+        :param since: the number of the last event that it has seen; None if it does not say.
+        """
         self._timers.cancel("linger")
-        self._outlet.attach(stream, since)
+        self.outlet.attach(stream, since)
         if self.link is not None and not stream.paused:
-            self.link.resume()
+            self.link.resume(None)
         self.uplink.lifecycle.wake()
 
     def detach(self, stream: IClientStream) -> None:
         """The client has left this stream."""
-        if stream is not self._outlet.stream:
+        if not self.outlet.detach(stream):
             return
-        self._outlet.stream = None
         if self.link is not None:
-            self.link.resume()
+            self.link.resume(None)
         log.info("client disconnected", session=self.label, generation=self.generation)
         self._await_client()
 
-    def stream_paused(self) -> None:
-        """The client is slow: stop its backend stream, and nobody else's."""
+    def stream_paused(self, source: object = None) -> None:
+        """The client is slow: stop what feeds this stream, and nobody else's."""
         if self.link is not None:
-            self.link.pause()
+            self.link.pause(source)
 
-    def stream_resumed(self) -> None:
-        """The client reads again."""
+    def stream_resumed(self, source: object = None) -> None:
+        """The client reads again, or has gone."""
         if self.link is not None:
-            self.link.resume()
+            self.link.resume(source)
 
-    def receive(self, message: Message, headers: Headers) -> None:
-        """The client sent a message with these headers; whatever comes of it comes on its stream.
+    def receive(self, message: Message, headers: Headers, reply: object = None) -> None:
+        """The client sent a message with these headers; whatever comes of it goes to the outlet.
 
+        :param reply: where the answer to it goes, if it has a place of its own.
         :raises UnknownSession: the session is over.
         :raises NotJSONRPC: a request under the id of another one that is not answered yet.
         """
@@ -179,7 +177,7 @@ class Session:
         if message.kind is Kind.RESPONSE:
             self._courier.take_answer(message, headers)
         elif message.kind is Kind.REQUEST:
-            self._ask(message, headers)
+            self._ask(message, headers, reply)
         elif message.method == revisions.CANCELLED:
             self._courier.take_cancellation(message, headers)
         elif message.method == revisions.INITIALIZED:
@@ -192,17 +190,17 @@ class Session:
         """The session is over for good: whoever waits is answered, everything is freed."""
         self.uplink.lifecycle.close()
 
-    def _ask(self, message: Message, headers: Headers) -> None:
-        exchange = self._courier.take_request(message, headers)
+    def _ask(self, message: Message, headers: Headers, reply: object) -> None:
+        exchange = self._courier.take_request(message, headers, reply)
         if exchange is None:
             return
         if message.method == revisions.PING and self.phase is not Phase.LIVE:
-            self.emit(jsonrpc.result(message.id or b"", {}))
+            self.outlet.answer(exchange, jsonrpc.result(message.id or b"", {}))
         elif not self._is_initialized(message) and not self._borrow_handshake():
             self._courier.fail(exchange, truth.never_initialized())
         elif self.phase is Phase.LIVE:
             self._courier.send(exchange)
-        elif self.uplink.is_hopeless and message.method != revisions.INITIALIZE:
+        elif self.uplink.is_hopeless and not (self.outlet.patient and message.method == revisions.INITIALIZE):
             self._courier.fail(exchange, truth.not_delivered(self.outage, self.trouble))
         else:
             self._courier.hold(exchange)
@@ -225,8 +223,8 @@ class Session:
 
     def _await_client(self) -> None:
         """No client: keep the link a little for one that is only reconnecting, longer if it awaits answers."""
-        self.idle_since = self._clock.seconds()
-        if self.phase is not Phase.CLOSED:
+        self._last_seen = self._clock.seconds()
+        if self.phase is not Phase.CLOSED and not self.outlet.outlives_streams:
             self._timers.set("linger", self._policy.linger, self._linger_over, self._policy.hold_timeout)
 
     def _linger_over(self, patience: float) -> None:
@@ -240,11 +238,7 @@ class Session:
 
     # -- what the courier and the uplink ask for ---------------------------------------------------------------
 
-    def emit(self, raw: bytes) -> None:
-        """Send a message to the client."""
-        self._outlet.emit(raw)
-
-    def lost(self, reason: str, challenge: Challenge | None = None) -> None:
+    def lost(self, reason: str, challenge: HTTPAnswer | None = None) -> None:
         """The link has turned out to be of no use."""
         self.uplink.lost(reason, challenge)
 
@@ -252,7 +246,7 @@ class Session:
         """The client's own initialize was answered."""
         self._remember(self)
 
-    def judged(self, challenge: Challenge | None) -> bool:
+    def judged(self, challenge: HTTPAnswer | None) -> bool:
         """The backend's first word on this client, or that there is none; tells whether somebody waited for it."""
         verdicts, self._verdicts = self._verdicts, []
         for verdict in verdicts:
@@ -269,6 +263,6 @@ class Session:
         """It is over."""
         self._courier.stop()
         self.judged(None)
-        self._outlet.close()
+        self.outlet.close()
         self._timers.cancel_all()
         self._forget(self)

@@ -83,8 +83,7 @@ def error_answer(exchange: Exchange, error: ProxyError, outage: float, retry_aft
 
 def still_held(exchange: Exchange) -> bytes | None:
     """A sign of life for a held request that gave a progress token; None where it gave none."""
-    meta = exchange.message.params().get("_meta") if exchange.is_request else None
-    token = meta.get("progressToken") if isinstance(meta, dict) else None
+    token = exchange.progress_token()
     if token is None:
         return None
     exchange.beats += 1

@@ -13,8 +13,9 @@ from twisted.logger import Logger
 
 from mcp_proxy.session.courier import Courier
 from mcp_proxy.session.credentials import Credentials
+from mcp_proxy.session.exchanges import Exchange
 from mcp_proxy.session.handshake import HandshakeFailed, Memory, Replay, Step
-from mcp_proxy.session.interfaces import Challenge, IBackend, ILink, Loss, Outgoing, Refusal
+from mcp_proxy.session.interfaces import HTTPAnswer, IBackend, ILink, IOutlet, Loss, Outgoing, Refusal
 from mcp_proxy.session.lifecycle import Phase, machine
 from mcp_proxy.session.policy import Policy
 from mcp_proxy.timers import Timers
@@ -36,14 +37,9 @@ class IHost(Protocol):
     memory: Memory
     credentials: Credentials
 
-    @property
-    def is_paused(self) -> bool:
-        """Whether the client does not keep up."""
+    outlet: IOutlet
 
-    def emit(self, raw: bytes) -> None:
-        """Send a message to the client."""
-
-    def judged(self, challenge: Challenge | None) -> bool:
+    def judged(self, challenge: HTTPAnswer | None) -> bool:
         """The backend's first word on this client, or that there is none; tells whether somebody waited for it."""
 
     def renewed(self) -> None:
@@ -89,7 +85,7 @@ class Uplink:
         """Why there is no link, in words."""
         return self._loss.reason if self._loss is not None else "it has not been reached yet"
 
-    def lost(self, reason: str, challenge: Challenge | None = None) -> None:
+    def lost(self, reason: str, challenge: HTTPAnswer | None = None) -> None:
         """The link has turned out to be of no use."""
         if self.link is not None:
             self.link_lost(self.link, Loss(reason, reachable=self._live_since is None, challenge=challenge))
@@ -98,7 +94,8 @@ class Uplink:
         """The client has initialized: say so to the backend, once on each link."""
         if self.phase is Phase.LIVE and not self._told_initialized and self.link is not None:
             self._told_initialized = True
-            self.link.send(Outgoing(jsonrpc.notification(revisions.INITIALIZED), self._host.credentials.headers))
+            text = jsonrpc.notification(revisions.INITIALIZED)
+            self.link.send(Outgoing(text, self._host.credentials.headers, revisions.INITIALIZED))
 
     # -- what the link tells -----------------------------------------------------------------------------------
 
@@ -109,21 +106,23 @@ class Uplink:
         log.info("connected to backend", session=self._host.label, generation=self.generation)
         self._token_accepted(self._link_headers)
         self._host.judged(None)
-        if self._host.is_paused:
-            link.pause()
+        for source in self._host.outlet.paused:
+            link.pause(source)
         if self._host.memory.initialize:
             self.lifecycle.opened_known()
         else:
             self.lifecycle.opened_new()
 
-    def link_received(self, link: ILink, message: Message) -> None:
+    def link_received(self, link: ILink, message: Message, about: Exchange | None = None) -> None:
         """A message of the backend's: it goes to the client, unless it is about something of ours."""
         if link is not self.link:
             return
+        if message.kind is not Kind.RESPONSE and about is None and not link.correlates:
+            about = self._courier.find_request(message)
         if message.kind is Kind.REQUEST:
-            self._courier.deliver_request(message)
+            self._courier.deliver_request(message, about)
         elif message.kind is Kind.NOTIFICATION:
-            self._courier.deliver_notification(message)
+            self._courier.deliver_notification(message, about)
         elif self._replay is not None and self._replay.is_own(message.id):
             self._continue_replay(self._replay, message)
         else:
@@ -131,10 +130,15 @@ class Uplink:
             if self.phase is Phase.DRAINING:
                 self.drain_if_idle()
 
-    def link_oversized(self, link: ILink, event: Oversized) -> None:
+    def link_streaming(self, link: ILink, about: Exchange) -> None:
+        """The backend answers with a stream, so the client gets one as well."""
+        if link is self.link:
+            self._host.outlet.begin_stream(about)
+
+    def link_oversized(self, link: ILink, event: Oversized, about: Exchange | None = None) -> None:
         """An event over the bound; the rest of the stream is unharmed."""
         if link is self.link:
-            self._courier.deliver_oversized(event)
+            self._courier.deliver_oversized(event, about)
             if self.phase is Phase.DRAINING:
                 self.drain_if_idle()
 
@@ -249,10 +253,17 @@ class Uplink:
 
     def close_link(self) -> None:
         """End the link; nothing is heard of it any more."""
+        self._drop_link(done=False)
+
+    def end_link(self) -> None:
+        """End the link, and the backend's session with it."""
+        self._drop_link(done=True)
+
+    def _drop_link(self, *, done: bool) -> None:
         link, self.link = self.link, None
         self._replay = None
         if link is not None:
-            link.close()
+            link.close(done=done)
 
     def release(self) -> None:
         """The link is live: what was held goes."""
@@ -274,7 +285,7 @@ class Uplink:
 
     def answer_held(self) -> None:
         """The budget is spent."""
-        self._courier.answer_held(but_initialize=True)
+        self._courier.answer_held(but_initialize=self._host.outlet.patient)
 
     def dispose(self) -> None:
         """The end."""
@@ -294,7 +305,9 @@ class Uplink:
         for step in steps:
             if self.link is not None:
                 self._told_initialized = self._told_initialized or step.barrier
-                self.link.send(Outgoing(step.raw, headers, repeatable=not step.barrier, barrier=step.barrier))
+                self.link.send(
+                    Outgoing(step.raw, headers, step.method, repeatable=not step.barrier, barrier=step.barrier)
+                )
 
     def _continue_replay(self, replay: Replay, message: Message) -> None:
         try:
@@ -318,7 +331,7 @@ class Uplink:
             log.warn("backend refused to restore {what}", what=dropped, session=self._host.label)
         log.info("session restored", session=self._host.label, generation=self.generation)
         for method in replay.changed:
-            self._host.emit(jsonrpc.notification(method))
+            self._host.outlet.emit(jsonrpc.notification(method))
         for uri in self._host.memory.subscriptions:
-            self._host.emit(jsonrpc.notification(revisions.RESOURCE_UPDATED, {"uri": uri}))
+            self._host.outlet.emit(jsonrpc.notification(revisions.RESOURCE_UPDATED, {"uri": uri}))
         self.lifecycle.restored()

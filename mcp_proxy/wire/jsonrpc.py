@@ -44,6 +44,7 @@ class _Envelope(msgspec.Struct):
 
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _encode = msgspec.json.encode
 
 
@@ -101,6 +102,23 @@ def parse(raw: bytes) -> Message:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise NotJSON() from None
     return _message(raw, envelope)
+
+
+def parse_all(raw: bytes) -> tuple[list[Message], bool]:
+    """Read one message, or an array of them; the second value tells whether it is an array.
+
+    :raises EmptyBody, NotJSON, NotJSONRPC: as :func:`parse`; an empty array is no message.
+    """
+    if raw.lstrip(b" \t\r\n")[:1] != b"[":
+        return [parse(raw)], False
+    try:
+        raw.decode("utf-8")
+        items = _decode_array(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise NotJSON() from None
+    if not items:
+        raise NotJSONRPC("An array of messages has at least one.")
+    return [parse(bytes(item)) for item in items], True
 
 
 def _message(raw: bytes, envelope: _Envelope) -> Message:
@@ -197,6 +215,15 @@ def answered_id(head: bytes, tail: bytes) -> bytes | None:
         return canonical_id(found.group(1)) if found else None
     except NotJSONRPC:
         return None
+
+
+def error_under(identity: bytes, body: bytes) -> bytes | None:
+    """The error answer in a body, under another id; None if the body is none."""
+    try:
+        message = parse(body)
+    except (NotJSON, NotJSONRPC):
+        return None
+    return with_id(body, identity) if message.is_error else None
 
 
 def request(identity: bytes, method: str, params: bytes = b"") -> bytes:

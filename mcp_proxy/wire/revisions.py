@@ -8,6 +8,11 @@ from __future__ import annotations
 
 from mcp_proxy.wire.jsonrpc import Message
 
+#: The revisions that begin with a handshake, the oldest first.
+LEGACY = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
+#: The only revision in which messages may come in arrays.
+BATCHING = "2025-03-26"
+
 INITIALIZE = "initialize"
 INITIALIZED = "notifications/initialized"
 CANCELLED = "notifications/cancelled"
@@ -51,6 +56,16 @@ _SAFE = frozenset(LISTS) | {
 
 #: Members that carry a client's answers into a retried request: such a request is used up by its first delivery.
 _SINGLE_USE = ("inputResponses", "requestState")
+
+
+def names_version(version: str) -> bool:
+    """Whether requests after the handshake must name the revision in a header."""
+    return version >= "2025-06-18"
+
+
+def is_polling(version: str) -> bool:
+    """Whether clients take an event without data; earlier ones fail on it."""
+    return version >= "2025-11-25"
 
 
 def is_safe(message: Message) -> bool:

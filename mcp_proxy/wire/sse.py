@@ -147,6 +147,11 @@ def encode(data: bytes, event: bytes = b"message", identity: bytes = b"") -> byt
     return head + b"data: " + data + b"\n\n"
 
 
+def prime(identity: bytes) -> bytes:
+    """An event without data: it tells an id from which a stream can be resumed, and nothing else."""
+    return b"id: " + identity + b"\ndata: \n\n"
+
+
 def comment(text: bytes) -> bytes:
     """A comment, which clients drop: it keeps a connection alive."""
     return b": " + text + b"\n\n"

@@ -176,7 +176,7 @@ class Pressure(ServiceCase):
         registry = self.internals()._registry
         await self.until(lambda: flood.paused)
         (session,) = [each for each in registry if each.headers[-1] == ALICE or ALICE in each.headers]
-        await self.until(lambda: session.link is None or session.link._paused)
+        await self.until(lambda: session.link is None or session.link._pausers)
         for _ in range(3):
             self.assertIn("result", await quick.call())
         self.assertLess(flood.sent, 64 * 1024 * 1024)
@@ -199,7 +199,7 @@ class Pressure(ServiceCase):
         for number in range(200):
             stream.send(messages.notification("notifications/n", {"n": number, "x": "y" * 65_536}))
         (session,) = self.internals()._registry
-        await self.until(lambda: session.link._paused)
+        await self.until(lambda: session.link._pausers)
         transport: Any = wire.transport
         transport.resumeProducing()
         stream.send(messages.notification("notifications/end"))
@@ -217,7 +217,7 @@ class Pressure(ServiceCase):
         stream = self.backend.stream
         flood = Flood(stream, 64 * 1024 * 1024)
         (session,) = self.internals()._registry
-        await self.until(lambda: flood.paused and session.link._paused)
+        await self.until(lambda: flood.paused and session.link._pausers)
         await self.backend.restart()
         transport: Any = wire.transport
         transport.resumeProducing()

@@ -8,7 +8,7 @@ from typing import Any
 from twisted.logger import globalLogPublisher
 
 from mcp_proxy.logs import make_observer
-from mcp_proxy.session.interfaces import Challenge, Refusal
+from mcp_proxy.session.interfaces import HTTPAnswer, Refusal
 from mcp_proxy.session.policy import Policy
 from tests.memory.house_case import HouseCase
 from tests.support import messages
@@ -52,7 +52,7 @@ class Secrets(HouseCase):
         house.post(stream.path, messages.result("unknown", {"text": "s3cret-argument"}), *HEADERS)
         house.post(stream.path, b'{"jsonrpc": "2.0", "id": "s3cret-argument", ', *HEADERS)
         house.post(stream.path, messages.notification("notifications/cancelled", {"requestId": 5}), *HEADERS)
-        challenge = Challenge(401, ((b"www-authenticate", b"s3cret-challenge"),), b"s3cret-challenge")
+        challenge = HTTPAnswer(401, ((b"www-authenticate", b"s3cret-challenge"),), b"s3cret-challenge")
         for refusal in (Refusal(401, "401", challenge), Refusal(500, "500"), Refusal(0, "lost"), Refusal(404, "404")):
             house.backend.refusals["tools/call"] = refusal
             call(refusal.status + 1000)

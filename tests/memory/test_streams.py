@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mcp_proxy.session.interfaces import Challenge, Refusal
+from mcp_proxy.session.interfaces import HTTPAnswer, Refusal
 from mcp_proxy.session.lifecycle import Phase
 from mcp_proxy.session.policy import Policy
 from tests.memory.house_case import ALICE, BOB, HouseCase
@@ -10,7 +10,7 @@ from tests.support import messages
 from tests.support.http1 import count_comments
 from tests.support.memory import Connection
 
-CHALLENGE = Challenge(
+CHALLENGE = HTTPAnswer(
     401,
     ((b"WWW-Authenticate", b'Bearer resource_metadata="https://as.example/x"'), (b"Content-Type", b"text/plain")),
     b"who are you?",

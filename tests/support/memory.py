@@ -21,7 +21,7 @@ from mcp_proxy.frontend.guard import Guard
 from mcp_proxy.frontend.http_sse import HTTPSSEFront
 from mcp_proxy.frontend.status import StatusPages
 from mcp_proxy.frontend.stream import LimitedRequest
-from mcp_proxy.session.interfaces import Challenge, ILinkOwner, ISeeker, Loss, Outgoing, Refusal
+from mcp_proxy.session.interfaces import HTTPAnswer, ILinkOwner, ISeeker, Loss, Outgoing, Refusal
 from mcp_proxy.session.policy import Policy
 from mcp_proxy.session.registry import Registry
 from mcp_proxy.session.session import Session
@@ -40,6 +40,8 @@ class FakeLink:
 
     ``sent`` holds the messages that the backend has got, decoded.
     """
+
+    correlates = False
 
     def __init__(self, backend: FakeBackend, owner: ILinkOwner, headers: Headers) -> None:
         self.backend = backend
@@ -78,15 +80,15 @@ class FakeLink:
             if answer is not None:
                 self.tell(answer)
 
-    def pause(self) -> None:
+    def pause(self, source: object) -> None:
         """The client is slow."""
         self.paused = True
 
-    def resume(self) -> None:
+    def resume(self, source: object) -> None:
         """It reads again."""
         self.paused = False
 
-    def close(self) -> None:
+    def close(self, *, done: bool = False) -> None:
         """The end."""
         self.closed = True
 
@@ -115,7 +117,7 @@ class FakeBackend:
         self.outages = self.attempts = 0
         self.opens = True
         self.accepts = True
-        self.challenge: Challenge | None = None
+        self.challenge: HTTPAnswer | None = None
         self.refusals: dict[str, Refusal] = {}
         self.waiting: list[ISeeker] = []
         self.live: list[ISeeker] = []
@@ -329,10 +331,11 @@ class House:
         self.backend = FakeBackend()
         policy = policy or Policy()
         self.registry = Registry(
-            lambda token, owner, headers: Session(
+            lambda token, owner, headers, outlet: Session(
                 token,
                 owner,
                 headers,
+                outlet,
                 backend=self.backend,
                 clock=self.clock,
                 policy=policy,

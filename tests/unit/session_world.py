@@ -8,7 +8,8 @@ from typing import Any
 
 from twisted.internet.task import Clock
 
-from mcp_proxy.session.interfaces import ILinkOwner, ISeeker, Loss, Outgoing, Refusal
+from mcp_proxy.session.interfaces import ILinkOwner, IOutlet, ISeeker, Loss, Outgoing, Refusal
+from mcp_proxy.session.outlet import SSEOutlet
 from mcp_proxy.session.policy import Policy
 from mcp_proxy.session.registry import Registry
 from mcp_proxy.session.session import Session
@@ -19,6 +20,8 @@ from mcp_proxy.wire.sse import Decoder, Event
 
 class FakeLink:
     """A link; the test plays the backend."""
+
+    correlates = False
 
     def __init__(self, owner: ILinkOwner, headers: Headers) -> None:
         self.owner = owner
@@ -36,15 +39,15 @@ class FakeLink:
         assert self.is_open and not self.is_closed, "sent on a link that is not open"
         self.queue.append(outgoing)
 
-    def pause(self) -> None:
+    def pause(self, source: object) -> None:
         """Stop."""
         self.is_paused = True
 
-    def resume(self) -> None:
+    def resume(self, source: object) -> None:
         """Go on."""
         self.is_paused = False
 
-    def close(self) -> None:
+    def close(self, *, done: bool = False) -> None:
         """End."""
         self.is_closed = True
 
@@ -151,7 +154,7 @@ class Client:
     def __init__(self, world: World, name: str) -> None:
         self.world = world
         self.headers: Headers = ((b"authorization", name.encode()),)
-        self.session: Session = world.registry.create(self.headers)
+        self.session: Session = world.registry.create(self.headers, SSEOutlet)
         self.seen: list[dict[str, Any]] = []
         self.last_event = 0
         self.stream: FakeStream | None = None
@@ -200,11 +203,12 @@ class World:
         self.policy = policy or Policy()
         self.registry = Registry(self._make, max_sessions=100, idle_timeout=1800)
 
-    def _make(self, token: str, owner: bytes, headers: Headers) -> Session:
+    def _make(self, token: str, owner: bytes, headers: Headers, outlet: IOutlet) -> Session:
         return Session(
             token,
             owner,
             headers,
+            outlet,
             backend=self.backend,
             clock=self.clock,
             policy=self.policy,

@@ -8,8 +8,9 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from mcp_proxy.session.interfaces import Challenge, Loss
+from mcp_proxy.session.interfaces import HTTPAnswer, Loss
 from mcp_proxy.session.lifecycle import Phase
+from mcp_proxy.session.outlet import SSEOutlet
 from mcp_proxy.session.policy import Policy
 from mcp_proxy.wire.errors import NotJSONRPC, UnknownSession
 from mcp_proxy.wire.headers import Headers
@@ -329,7 +330,7 @@ class Refusals(SessionCase):
         client = self.world.live()
         client.link.lose()
         self.world.backend.give_turn(client.session.uplink)
-        challenge = Challenge(401, ((b"www-authenticate", b"Bearer"),), b"no")
+        challenge = HTTPAnswer(401, ((b"www-authenticate", b"Bearer"),), b"no")
         client.link.owner.link_lost(client.link, Loss("401", reachable=True, challenge=challenge))
         self.world.clock.advance(600)
         self.assertEqual(self.world.backend.waiting, {})
@@ -670,7 +671,7 @@ class Tokens(SessionCase):
     def test_after_a_challenge(self) -> None:
         """After a 401 the client's new token is tried, and owns the session once the backend has accepted it."""
         session, new = self.client.session, ((b"authorization", b"Bearer opaque-2"),)
-        session.credentials.challenged(Challenge(401, (), b""))
+        session.credentials.challenged(HTTPAnswer(401, (), b""))
         self.assertIsNotNone(session.credentials.take_challenge())
         self.post(new, id=1, method="tools/list")
         self.assertRaises(UnknownSession, self.world.registry.find, session.id, new)
@@ -685,7 +686,7 @@ class Tokens(SessionCase):
         session, new = self.client.session, ((b"authorization", b"Bearer opaque-2"),)
         self.client.link.lose()
         self.world.backend.give_turn(session.uplink)
-        self.client.link.owner.link_lost(self.client.link, Loss("401", True, Challenge(401, (), b"")))
+        self.client.link.owner.link_lost(self.client.link, Loss("401", True, HTTPAnswer(401, (), b"")))
         session.credentials.take_challenge()
         self.post(new, id=1, method="tools/list")
         link = self.world.restore(self.client)
@@ -695,7 +696,7 @@ class Tokens(SessionCase):
     def test_refused_renewal(self) -> None:
         """A new token that the backend refuses changes nothing for the owner."""
         session, new = self.client.session, ((b"authorization", b"Bearer opaque-2"),)
-        session.credentials.challenged(Challenge(401, (), b""))
+        session.credentials.challenged(HTTPAnswer(401, (), b""))
         session.credentials.take_challenge()
         self.post(new, id=1, method="tools/list")
         self.client.link.take("500")
@@ -706,7 +707,7 @@ class Tokens(SessionCase):
         """A token for the same subject is tried without being asked for; one for another subject is not."""
         self.world = World()
         self.client = self.world.client()
-        session = self.world.registry.create(token("ann", 1))
+        session = self.world.registry.create(token("ann", 1), SSEOutlet)
         self.client.session, self.client.headers = session, token("ann", 1)
         self.post(token("ann", 2), id=0, method="initialize", params={"protocolVersion": "1"})
         self.assertRaises(UnknownSession, self.post, token("eve", 1), id=1, method="tools/list")

@@ -1,0 +1,283 @@
+"""The client's side of a Streamable HTTP session: a reply for each POST, and one stream for what belongs to none.
+
+The head of a reply is held back until it is known what it will be: one response, a refusal of the backend's, or a
+stream of messages that ends with the response. A stream that broke can be resumed with the id of its last event, also
+after the backend was restarted, because events and their ids are ours.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from mcp_proxy.session.exchanges import Exchange
+from mcp_proxy.session.interfaces import HTTPAnswer, IClientStream, IReplyStream
+from mcp_proxy.session.outlet import MAX_BYTES, Channel
+from mcp_proxy.wire import revisions, sse
+from mcp_proxy.wire.errors import ProxyError
+from mcp_proxy.wire.headers import Headers
+
+#: How many finished replies can still be asked for.
+MAX_FINISHED = 32
+#: What a client is told to wait, in milliseconds, before it comes back for the rest of a stream.
+CLIENT_RETRY = 1000
+
+_JSON: Headers = ((b"content-type", b"application/json"),)
+
+
+class Reply:
+    """The reply to one POST.
+
+    :param number: tells it from the others of its session.
+    :param channel: where its messages go once it is a stream.
+    :param stream: the client's, whose head is still to come.
+    :param is_primed: whether a stream begins with an event without data, so that it can be resumed from its start.
+    :param is_batch: whether the POST was an array; then its answer is one as well.
+    :param headers: of the answer, if it is no refusal.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        channel: Channel,
+        stream: IReplyStream,
+        *,
+        is_primed: bool,
+        is_batch: bool,
+        headers: Headers,
+    ) -> None:
+        self.number = number
+        self.is_started = self.is_done = False
+        self.headers = headers
+        self._channel = channel
+        self._held: IReplyStream | None = stream
+        self._is_primed = is_primed
+        self._is_batch = is_batch
+        self._awaited = 0
+        self._answers: list[bytes] = []
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether the client is there."""
+        return self._held is not None or self._channel.stream is not None
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the client does not read."""
+        return self._channel.stream is not None and self._channel.stream.paused
+
+    @property
+    def size(self) -> int:
+        """How many bytes are kept for a client that comes back."""
+        return self._channel.size
+
+    def expect(self) -> None:
+        """One more answer belongs to it."""
+        self._awaited += 1
+
+    def start(self) -> None:
+        """It is a stream from now on."""
+        if self.is_started or self.is_done:
+            return
+        self.is_started = True
+        stream, self._held = self._held, None
+        if stream is not None:
+            stream.start(self.headers)
+            if self._is_primed:
+                stream.write(sse.retry(CLIENT_RETRY).rstrip() + b"\n" + sse.prime(self._channel.event_id(0)))
+            self._channel.attach(stream, 0)
+        answers, self._answers = self._answers, []
+        for raw in answers:
+            self._channel.emit(raw)
+
+    def tell(self, raw: bytes) -> None:
+        """Send a message that belongs to it."""
+        self.start()
+        self._channel.emit(raw)
+
+    def answer(self, raw: bytes, error: ProxyError | None) -> None:
+        """One of the answers; the reply ends with the last."""
+        self._awaited -= 1
+        if self.is_started:
+            self._channel.emit(raw)
+        else:
+            self._answers.append(raw)
+        if self._awaited > 0:
+            return
+        self.is_done = True
+        if self.is_started:
+            self._channel.close()
+            return
+        stream, self._held = self._held, None
+        body = b"[" + b",".join(self._answers) + b"]" if self._is_batch else raw
+        if stream is not None and error is not None:
+            own = tuple((name.encode(), value.encode()) for name, value in error.answer.headers.items())
+            stream.respond(error.answer.status, body, (*_JSON, *own))
+        elif stream is not None:
+            stream.respond(200, body, (*_JSON, *self.headers))
+
+    def refuse(self, answer: HTTPAnswer) -> bool:
+        """End it with what the backend said; False if it is too late for that."""
+        if self.is_started or self._is_batch or self._held is None:
+            return False
+        self._awaited = 0
+        self.is_done = True
+        stream, self._held = self._held, None
+        stream.respond(answer.status, answer.body, answer.headers)
+        return True
+
+    def abandon(self) -> None:
+        """One of the requests needs no answer any more; without any, the reply ends as an empty stream."""
+        self._awaited -= 1
+        if self._awaited > 0 or self.is_done:
+            return
+        self._is_primed = self._is_primed and self.is_started
+        self.start()
+        self.is_done = True
+        self._channel.close()
+
+    def has_after(self, since: int) -> bool:
+        """Whether there is, or will be, anything after this event."""
+        return not self.is_done or since < self._channel.last_event
+
+    def resume(self, stream: IClientStream, since: int) -> None:
+        """The client has come back for the rest, on another stream."""
+        self._channel.attach(stream, since)
+        if self.is_done:
+            self._channel.close()
+
+    def gone(self, stream: IClientStream) -> None:
+        """The client has left; that cancels nothing."""
+        if stream is self._held:
+            self._held = None
+        self._channel.detach(stream)
+
+
+class StreamableOutlet:
+    """See the module.
+
+    :param name: event ids are made of it; it tells the session.
+    """
+
+    outlives_streams = True
+    patient = False
+
+    def __init__(self, name: str) -> None:
+        self._name = name.encode()
+        self._general = Channel(self._name + b".0")
+        self._count = 0
+        self._open: dict[int, Reply] = {}
+        self._finished: OrderedDict[int, Reply] = OrderedDict()
+
+    @property
+    def attached(self) -> bool:
+        """Whether the client listens."""
+        return self._general.stream is not None or any(reply.is_attached for reply in self._open.values())
+
+    @property
+    def paused(self) -> list[object]:
+        """What the client does not read."""
+        paused: list[object] = [reply for reply in self._open.values() if reply.is_paused]
+        general = self._general.stream
+        return [None, *paused] if general is not None and general.paused else paused
+
+    @property
+    def last_event(self) -> int:
+        """The number of the newest event that belongs to no reply."""
+        return self._general.last_event
+
+    @property
+    def waiting(self) -> list[Reply]:
+        """The replies whose heads are still held back."""
+        return [reply for reply in self._open.values() if not reply.is_started]
+
+    def open_reply(
+        self, stream: IReplyStream, *, version: str = "", is_batch: bool = False, headers: Headers = ()
+    ) -> Reply:
+        """A reply for a POST with requests in it.
+
+        :param version: the revision of the session.
+        """
+        self._count += 1
+        channel = Channel(b"%b.%d" % (self._name, self._count))
+        is_primed = revisions.is_polling(version)
+        reply = Reply(self._count, channel, stream, is_primed=is_primed, is_batch=is_batch, headers=headers)
+        self._open[self._count] = reply
+        return reply
+
+    def find(self, event_id: bytes) -> tuple[Reply | None, int] | None:
+        """The reply that an event belonged to (None: it belonged to none), and its number; None if it is unknown."""
+        name, _, number = event_id.rpartition(b".")
+        name, _, place = name.rpartition(b".")
+        if name != self._name or not (place.isdigit() and number.isdigit()) or len(place + number) > 30:
+            return None
+        if int(place) == 0:
+            return None, min(int(number), self.last_event)
+        reply = self._open.get(int(place)) or self._finished.get(int(place))
+        return None if reply is None else (reply, int(number))
+
+    def attach(self, stream: IClientStream, since: int | None) -> None:
+        """The client listens on this stream for what belongs to no reply."""
+        self._general.attach(stream, since)
+
+    def detach(self, stream: IClientStream) -> bool:
+        """It has left it."""
+        return self._general.detach(stream)
+
+    def emit(self, raw: bytes, about: Exchange | None = None) -> None:
+        """Send a message on the stream of the request that it is about, else on the stream for all others."""
+        reply = None if about is None else about.reply
+        if isinstance(reply, Reply) and not reply.is_done:
+            reply.tell(raw)
+        else:
+            self._general.emit(raw)
+
+    def answer(self, exchange: Exchange, raw: bytes, error: ProxyError | None = None) -> None:
+        """Send an answer.
+
+        Errors of our own are told in JSON-RPC with HTTP status 200, for clients tear down more than the request
+        otherwise; but where there is no session yet, the status says it.
+        """
+        reply = exchange.reply
+        if isinstance(reply, Reply) and not reply.is_done and not exchange.cancelled:
+            reply.answer(raw, error if exchange.message.method == revisions.INITIALIZE else None)
+            self._finish(reply)
+
+    def refuse(self, exchange: Exchange, answer: HTTPAnswer) -> bool:
+        """Show the client what the backend said."""
+        reply = exchange.reply
+        if not isinstance(reply, Reply) or not reply.refuse(answer):
+            return False
+        self._finish(reply)
+        return True
+
+    def abandon(self, exchange: Exchange) -> None:
+        """End the reply if nothing else belongs to it."""
+        if isinstance(exchange.reply, Reply):
+            exchange.reply.abandon()
+            self._finish(exchange.reply)
+
+    def begin_stream(self, exchange: Exchange) -> None:
+        """The answer becomes a stream; that to initialize does not, for its head tells the session."""
+        if isinstance(exchange.reply, Reply) and exchange.message.method != revisions.INITIALIZE:
+            exchange.reply.start()
+
+    def dismiss(self, reply: Reply) -> None:
+        """A reply that nothing will come of."""
+        reply.is_done = True
+        self._finish(reply)
+
+    def _finish(self, reply: Reply) -> None:
+        if not reply.is_done:
+            return
+        if self._open.pop(reply.number, None) is not None and reply.is_started:
+            self._finished[reply.number] = reply
+            while len(self._finished) > 1 and self._is_too_much():
+                self._finished.popitem(last=False)
+
+    def _is_too_much(self) -> bool:
+        kept = sum(reply.size for reply in self._finished.values())
+        return len(self._finished) > MAX_FINISHED or kept > MAX_BYTES
+
+    def close(self) -> None:
+        """End all streams."""
+        self._general.close()
