@@ -152,6 +152,12 @@ class Settings:
     """The effective configuration. Times are seconds, sizes are bytes."""
 
     backend_url: str = _variable("http://localhost:3000", _URL, "Where the MCP server is.")
+    backend_transport: Literal["auto", "sse", "streamable"] = _variable(
+        "auto",
+        _choice("auto", "sse", "streamable"),
+        "What the backend speaks: HTTP+SSE, Streamable HTTP, or whichever it turns out to be.",
+    )
+    backend_mcp_path: str = _variable("/mcp", _PATH, "The backend's Streamable HTTP endpoint.")
     backend_sse_path: str = _variable("/mcp/sse", _PATH, "The backend's HTTP+SSE endpoint.")
     backend_health_path: str = _variable("/health", _PATH, "The path that tells whether the backend is up.")
     proxy_host: str = _variable(

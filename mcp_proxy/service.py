@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, succeed
@@ -14,16 +15,19 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from mcp_proxy.backend.backend import Backend
+from mcp_proxy.backend.auto import Detection, Transport
+from mcp_proxy.backend.backend import Backend, MakeLink
 from mcp_proxy.backend.health import Health
 from mcp_proxy.backend.http import BackendHTTP, Target
 from mcp_proxy.backend.http_sse import HTTPSSELink
 from mcp_proxy.backend.port import Port
+from mcp_proxy.backend.streamable import StreamableLink
 from mcp_proxy.config import Settings
 from mcp_proxy.frontend.app import App
 from mcp_proxy.frontend.guard import Guard
 from mcp_proxy.frontend.http_sse import HTTPSSEFront
 from mcp_proxy.frontend.status import StatusPages
+from mcp_proxy.frontend.streamable import StreamableFront
 from mcp_proxy.session.interfaces import ILinkOwner, IOutlet
 from mcp_proxy.session.policy import Policy
 from mcp_proxy.session.registry import Registry
@@ -48,18 +52,34 @@ def make_service(settings: Settings, reactor: Any) -> ProxyService:
     http = BackendHTTP(reactor, settings.connect_timeout)
     target = Target.of(settings.backend_url)
     port = Port(reactor, target, http.client(), settings.backend_health_path, settings.connect_timeout)
-    sse_url = target.url + settings.backend_sse_path
 
-    def make_link(owner: ILinkOwner, headers: Headers) -> HTTPSSELink:
+    def make_sse(owner: ILinkOwner, headers: Headers) -> HTTPSSELink:
         return HTTPSSELink(
             owner,
             http.client(),
             reactor,
-            sse_url,
+            target.url + settings.backend_sse_path,
             target.with_credentials(headers),
             max_event_bytes=settings.max_event_bytes,
             open_timeout=settings.connect_timeout,
         )
+
+    def make_streamable(owner: ILinkOwner, headers: Headers) -> StreamableLink:
+        return StreamableLink(
+            owner,
+            http.client(),
+            reactor,
+            target.url + settings.backend_mcp_path,
+            target.with_credentials(headers),
+            port.try_connect,
+            max_event_bytes=settings.max_event_bytes,
+            open_timeout=settings.connect_timeout,
+        )
+
+    detection = Detection({Transport.SSE: make_sse, Transport.STREAMABLE: make_streamable})
+    make_link: MakeLink = detection.make_link
+    if settings.backend_transport != "auto":
+        make_link = detection.makers[Transport(settings.backend_transport)]
 
     backend = Backend(
         reactor,
@@ -68,6 +88,7 @@ def make_service(settings: Settings, reactor: Any) -> ProxyService:
         max_attempts=settings.max_reconnect_attempts,
         delay=settings.reconnect_delay,
         jitter=jitter,
+        on_outage=detection.forget,
     )
     policy = Policy(
         hold_timeout=settings.hold_timeout,
@@ -96,11 +117,19 @@ def make_service(settings: Settings, reactor: Any) -> ProxyService:
 
     registry = Registry(make_session, settings.max_sessions, settings.session_idle_timeout)
     health = Health(backend, port, reactor, settings.connect_timeout)
-    front = HTTPSSEFront(registry, reactor)
+    sse = HTTPSSEFront(registry, reactor)
+    streamable = StreamableFront(registry)
     status = StatusPages(registry, health, reactor, settings.backend_url_redacted)
-    app = App(_guard(settings), front, status, reactor, settings.stall_timeout)
+    app = App(_guard(settings), sse, streamable, status, reactor, settings.stall_timeout)
     return ProxyService(settings, reactor, app=app, backend=backend, http=http, health=health, registry=registry,
-                        front=front, status=status)  # fmt: skip
+                        fronts=(sse, streamable), status=status)  # fmt: skip
+
+
+class IFront(Protocol):
+    """What clients of one transport talk to."""
+
+    def keep_alive(self) -> None:
+        """Show every idle client that its stream lives."""
 
 
 class ProxyService(MultiService):
@@ -116,7 +145,7 @@ class ProxyService(MultiService):
         http: BackendHTTP,
         health: Health,
         registry: Registry,
-        front: HTTPSSEFront,
+        fronts: Sequence[IFront],
         status: StatusPages,
     ) -> None:
         super().__init__()
@@ -130,7 +159,7 @@ class ProxyService(MultiService):
         self._status = status
         self._port: IListeningPort | None = None
         self._loops = (
-            (LoopingCall(front.keep_alive), settings.keepalive_interval),
+            *((LoopingCall(front.keep_alive), settings.keepalive_interval) for front in fronts),
             (LoopingCall(self._check_health), settings.health_interval),
             (LoopingCall(lambda: registry.expire(reactor.seconds())), EXPIRY_INTERVAL),
         )
@@ -183,6 +212,7 @@ class ProxyService(MultiService):
         self._backend.stop()
         for session in self._registry:
             session.close()
+        await self._http.said_farewell()
         await self._http.forget_connections()
         await super().stopService()
         log.info("stopped")

@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 import treq.client
 from attrs import define, frozen
 from treq.cookies import IndexableCookieJar
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
 from twisted.internet.error import (
     ConnectError,
     ConnectingCancelledError,
@@ -286,6 +286,7 @@ class BackendHTTP:
         single_use = HTTPConnectionPool(reactor, persistent=False)
         self._pooled = _PlainAgent(Agent(reactor, connectTimeout=connect_timeout, pool=self._pool))
         self._fresh = _PlainAgent(Agent(reactor, connectTimeout=connect_timeout, pool=single_use))
+        self._farewells: set[Deferred[Any]] = set()
 
     def client(self) -> BackendClient:
         """Requests of one session: cookies of the backend's stay within it."""
@@ -294,12 +295,21 @@ class BackendHTTP:
             self._reactor,
             pooled=treq.client.HTTPClient(self._pooled, jar, _as_is),
             fresh=treq.client.HTTPClient(self._fresh, jar, _as_is),
+            farewells=self._farewells,
         )
+
+    def said_farewell(self) -> Deferred[Any]:
+        """Fires when no goodbye is under way any more."""
+        return DeferredList([farewell.addCallback(lambda _: None) for farewell in self._farewells])
 
     def forget_connections(self) -> Deferred[None]:
         """Close the idle connections: their other end has gone or is about to go."""
         closing: Deferred[None] = self._pool.closeCachedConnections()
         return closing
+
+
+def _nothing_to_do(failure: Failure) -> None:
+    log.debug("goodbye to the backend failed: {reason}", reason=RequestFailed.trapped(failure).reason)
 
 
 def _as_is(body: Any) -> Any:
@@ -313,6 +323,20 @@ class BackendClient:
     _reactor: Any
     _pooled: treq.client.HTTPClient
     _fresh: treq.client.HTTPClient
+    _farewells: set[Deferred[Any]]
+
+    def farewell(self, method: str, url: str, headers: Headers, timeout: float) -> None:
+        """Send a request whose answer nobody waits for, for at most so many seconds."""
+        said: Deferred[Any] = self.open(method, url, headers)
+        self._farewells.add(said)
+        deadline = self._reactor.callLater(timeout, said.cancel)
+
+        def over(_: object) -> None:
+            self._farewells.discard(said)
+            if deadline.active():
+                deadline.cancel()
+
+        said.addCallback(Response.abort).addErrback(_nothing_to_do).addBoth(over)
 
     def open(
         self,

@@ -37,6 +37,7 @@ class HTTPSSELink:
     """
 
     correlates = False
+    is_judged = True
 
     def __init__(
         self,

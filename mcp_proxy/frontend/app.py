@@ -18,6 +18,7 @@ from mcp_proxy.frontend.guard import Guard
 from mcp_proxy.frontend.http_sse import HTTPSSEFront
 from mcp_proxy.frontend.status import StatusPages
 from mcp_proxy.frontend.stream import ClientRequest, LimitedRequest
+from mcp_proxy.frontend.streamable import SESSION_HEADER, StreamableFront
 from mcp_proxy.wire.errors import MethodRefused, NoSuchPath, ProxyError
 
 log = Logger()
@@ -31,10 +32,17 @@ class App:
     klein = Klein()
 
     def __init__(
-        self, guard: Guard, sse: HTTPSSEFront, status: StatusPages, clock: IReactorTime, stall_timeout: float
+        self,
+        guard: Guard,
+        sse: HTTPSSEFront,
+        streamable: StreamableFront,
+        status: StatusPages,
+        clock: IReactorTime,
+        stall_timeout: float,
     ) -> None:
         self._guard = guard
         self._sse = sse
+        self._streamable = streamable
         self._status = status
         self._clock = clock
         self._stall_timeout = stall_timeout
@@ -52,10 +60,32 @@ class App:
             taken.stream.fail(ProxyError("The proxy failed; its log says why."))
         return taken.stream.done()
 
+    @klein.route("/mcp", methods=["GET"])
+    def listen(self, request: IRequest) -> Deferred[None]:
+        """The stream of a Streamable HTTP client for what belongs to none of its requests."""
+        return self._serve(request, self._streamable.listen)
+
+    @klein.route("/mcp", methods=["POST"])
+    @klein.route("/mcp/sse", methods=["POST"])
+    def post(self, request: IRequest) -> Deferred[None]:
+        """A message of a Streamable HTTP client; Cursor posts to the URL of the stream before it opens that."""
+        return self._serve(request, self._streamable.post)
+
+    @klein.route("/mcp", methods=["DELETE"])
+    @klein.route("/mcp/sse", methods=["DELETE"])
+    def delete(self, request: IRequest) -> Deferred[None]:
+        """A Streamable HTTP client ends its session."""
+        return self._serve(request, self._streamable.delete)
+
     @klein.route("/mcp/sse", methods=["GET"])
     def stream(self, request: IRequest) -> Deferred[None]:
-        """The stream of an HTTP+SSE client."""
-        return self._serve(request, self._sse.open_stream)
+        """The stream of an HTTP+SSE client, or of a Streamable HTTP client that was given this URL."""
+
+        def handle(taken: ClientRequest) -> None:
+            front = self._streamable.listen if taken.header(SESSION_HEADER) else self._sse.open_stream
+            front(taken)
+
+        return self._serve(request, handle)
 
     @klein.route("/mcp/messages/<path:token>", methods=["POST"])
     def message(self, request: IRequest, token: str) -> Deferred[None]:

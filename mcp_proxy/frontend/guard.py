@@ -91,6 +91,18 @@ def check_stream_head(request: ClientRequest) -> None:
         raise NotAcceptable()
 
 
+def check_reply_head(request: ClientRequest) -> None:
+    """Whether the client can read a reply, which may be one response or an event stream.
+
+    :raises NotAcceptable: it says that it cannot.
+    """
+    accept = request.header(b"accept").lower()
+    if not accept or b"*/*" in accept:
+        return
+    if b"application/json" not in accept or b"text/event-stream" not in accept:
+        raise NotAcceptable("The Accept header must name both application/json and text/event-stream.")
+
+
 def _hostname(url: str) -> str:
     try:
         return urlsplit(url).hostname or ""

@@ -69,7 +69,7 @@ class HTTPSSEFront:
 
         :raises ProxyError: the path is not a session of this client's, or the body is not a JSON-RPC message.
         """
-        session = self._registry.find_for_message(token, request.headers)
+        session = _of_this_front(self._registry.find_for_message(token, request.headers))
         check_message_head(request)
         message = jsonrpc.parse(request.body())
         challenge = session.credentials.take_challenge()
@@ -91,7 +91,7 @@ class HTTPSSEFront:
         if not token or not (number.isascii() and number.isdigit()) or len(number) > 15:
             return None
         try:
-            return self._registry.find(token, request.headers), int(number)
+            return _of_this_front(self._registry.find(token, request.headers)), int(number)
         except UnknownSession:
             return None
 
@@ -143,3 +143,9 @@ class HTTPSSEFront:
     @staticmethod
     def _pass_on(challenge: HTTPAnswer, stream: ClientStream) -> None:
         stream.respond(challenge.status, challenge.body, challenge.headers)
+
+
+def _of_this_front(session: Session) -> Session:
+    if not isinstance(session.outlet, SSEOutlet):
+        raise UnknownSession()
+    return session

@@ -77,7 +77,7 @@ class IRoute(Protocol):
     def outlet(self) -> IOutlet:
         """Where messages for the client go."""
 
-    def lost(self, reason: str, challenge: HTTPAnswer | None = None) -> None:
+    def lost(self, reason: str, challenge: HTTPAnswer | None = None, *, is_away: bool = False) -> None:
         """The link has turned out to be of no use."""
 
     def initialized(self) -> None:
@@ -266,7 +266,7 @@ class Courier:
             self._route.lost(f"the backend does not know the session any more ({refusal.reason})")
         elif exchange is None or not exchange.is_request:
             if self._route.phase is Phase.HANDSHAKING and exchange is None:
-                self._route.lost(refusal.reason, refusal.challenge)
+                self._route.lost(refusal.reason, refusal.challenge, is_away=refusal.status >= 502)
         elif refusal.status == 0 or refusal.status >= 502:
             self._undelivered(exchange, refusal)
         elif refusal.status == 400 and self._route.memory.initialize and not exchange.rejected:
@@ -397,6 +397,10 @@ class Courier:
         self._route.outlet.answer(exchange, raw, error)
 
     def _give_up_on(self, exchange: Exchange) -> None:
+        challenge = self._route.credentials.challenge
+        if challenge is not None and self._route.outlet.refuse(exchange, challenge):
+            self._route.credentials.take_challenge()
+            return
         self.fail(exchange, truth.given_up(exchange, self._route.outage, self._route.trouble))
 
     # -- the time that a message may be held -------------------------------------------------------------------

@@ -19,7 +19,7 @@ class Credentials:
     def __init__(self, owner: bytes, headers: Headers) -> None:
         self.owner = owner
         self.headers = standing(end_to_end(headers))
-        self._challenge: HTTPAnswer | None = None
+        self.challenge: HTTPAnswer | None = None
         self._is_refused = False
         self._renewal: tuple[bytes, Headers] | None = None
 
@@ -35,11 +35,11 @@ class Credentials:
 
     def challenged(self, challenge: HTTPAnswer) -> None:
         """The backend wants to see another credential."""
-        self._challenge = challenge
+        self.challenge = challenge
 
     def take_challenge(self) -> HTTPAnswer | None:
         """A refusal that the client has not seen yet; it is shown once."""
-        challenge, self._challenge = self._challenge, None
+        challenge, self.challenge = self.challenge, None
         self._is_refused = self._is_refused or (challenge is not None and challenge.status == 401)
         return challenge
 

@@ -165,7 +165,9 @@ class Replay:
         if method == revisions.INITIALIZE:
             if message.is_error:
                 raise HandshakeFailed(f"the backend refused initialize: {message.params().get('message', '')!s:.200}")
-            self.memory.version = str(message.params().get("protocolVersion") or self.memory.version)
+            version = str(message.params().get("protocolVersion") or self.memory.version)
+            if version not in (self.memory.version, *revisions.LEGACY):
+                raise HandshakeFailed(f"the backend speaks revision {version:.40} now, which the proxy does not")
             if self.memory.initialized:
                 steps = list(self._after_initialize())
         elif method in revisions.LISTS:

@@ -100,10 +100,12 @@ class ILinkOwner(Protocol):
 class ILink(Protocol):
     """A connection, in MCP terms, to the backend.
 
-    ``correlates``: it knows which of the backend's messages belong to which request.
+    ``correlates``: it knows which of the backend's messages belong to which request. ``is_judged``: once it is open,
+    the backend has seen the client's credentials and does not object.
     """
 
     correlates: bool
+    is_judged: bool
 
     def open(self) -> None:
         """Connect; what becomes of it is told to the owner."""

@@ -30,7 +30,9 @@ class Registry:
     :param idle_timeout: for how many seconds a session without a client is kept.
     """
 
-    def __init__(self, make: Callable[[str, bytes, Headers, IOutlet], Session], max_sessions: int, idle_timeout: float) -> None:
+    def __init__(
+        self, make: Callable[[str, bytes, Headers, IOutlet], Session], max_sessions: int, idle_timeout: float
+    ) -> None:
         self._make = make
         self._max_sessions = max_sessions
         self._idle_timeout = idle_timeout

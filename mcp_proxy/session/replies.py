@@ -47,6 +47,7 @@ class Reply:
     ) -> None:
         self.number = number
         self.is_started = self.is_done = False
+        self.is_waiting = False  # for longer than one interval of keep-alives
         self.headers = headers
         self._channel = channel
         self._held: IReplyStream | None = stream
@@ -185,11 +186,6 @@ class StreamableOutlet:
         """The number of the newest event that belongs to no reply."""
         return self._general.last_event
 
-    @property
-    def waiting(self) -> list[Reply]:
-        """The replies whose heads are still held back."""
-        return [reply for reply in self._open.values() if not reply.is_started]
-
     def open_reply(
         self, stream: IReplyStream, *, version: str = "", is_batch: bool = False, headers: Headers = ()
     ) -> Reply:
@@ -260,6 +256,13 @@ class StreamableOutlet:
         """The answer becomes a stream; that to initialize does not, for its head tells the session."""
         if isinstance(exchange.reply, Reply) and exchange.message.method != revisions.INITIALIZE:
             exchange.reply.start()
+
+    def begin_waiting(self) -> None:
+        """What has taken so long becomes a stream, which can be kept alive."""
+        for reply in self._open.values():
+            if reply.is_waiting and not reply.headers:
+                reply.start()
+            reply.is_waiting = True
 
     def dismiss(self, reply: Reply) -> None:
         """A reply that nothing will come of."""

@@ -157,9 +157,14 @@ class Session:
             self.link.pause(source)
 
     def stream_resumed(self, source: object = None) -> None:
-        """The client reads again, or has gone."""
+        """The client reads again."""
         if self.link is not None:
             self.link.resume(source)
+
+    def reply_over(self, reply: object) -> None:
+        """The client has got its reply, or has left it."""
+        self._last_seen = self._clock.seconds()
+        self.stream_resumed(reply)
 
     def receive(self, message: Message, headers: Headers, reply: object = None) -> None:
         """The client sent a message with these headers; whatever comes of it goes to the outlet.
@@ -172,6 +177,7 @@ class Session:
             raise UnknownSession()
         headers = end_to_end(headers)
         self.credentials.seen(headers)
+        self._last_seen = self._clock.seconds()
         if not self.attached:
             self._await_client()
         if message.kind is Kind.RESPONSE:
@@ -238,9 +244,9 @@ class Session:
 
     # -- what the courier and the uplink ask for ---------------------------------------------------------------
 
-    def lost(self, reason: str, challenge: HTTPAnswer | None = None) -> None:
+    def lost(self, reason: str, challenge: HTTPAnswer | None = None, *, is_away: bool = False) -> None:
         """The link has turned out to be of no use."""
-        self.uplink.lost(reason, challenge)
+        self.uplink.lost(reason, challenge, is_away=is_away)
 
     def initialized(self) -> None:
         """The client's own initialize was answered."""

@@ -85,10 +85,14 @@ class Uplink:
         """Why there is no link, in words."""
         return self._loss.reason if self._loss is not None else "it has not been reached yet"
 
-    def lost(self, reason: str, challenge: HTTPAnswer | None = None) -> None:
-        """The link has turned out to be of no use."""
+    def lost(self, reason: str, challenge: HTTPAnswer | None = None, *, is_away: bool = False) -> None:
+        """The link has turned out to be of no use.
+
+        :param is_away: nobody else would have more luck with another.
+        """
         if self.link is not None:
-            self.link_lost(self.link, Loss(reason, reachable=self._live_since is None, challenge=challenge))
+            is_reachable = self._live_since is None and not is_away
+            self.link_lost(self.link, Loss(reason, is_reachable, challenge))
 
     def tell_initialized(self) -> None:
         """The client has initialized: say so to the backend, once on each link."""
@@ -104,7 +108,8 @@ class Uplink:
         if link is not self.link:
             return
         log.info("connected to backend", session=self._host.label, generation=self.generation)
-        self._token_accepted(self._link_headers)
+        if link.is_judged:
+            self._token_accepted(self._link_headers)
         self._host.judged(None)
         for source in self._host.outlet.paused:
             link.pause(source)

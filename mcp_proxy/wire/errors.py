@@ -61,11 +61,23 @@ class EmptyBody(NotJSONRPC):
 
 
 class NoSuchPath(ProxyError):
-    """There is nothing at this path. HTTP+SSE clients connect with GET /mcp/sse."""
+    """There is nothing at this path. MCP clients connect to /mcp, or to /mcp/sse for HTTP+SSE."""
 
 
 class UnknownSession(ProxyError):
-    """No such session for this credential. Connect again with GET /mcp/sse and send initialize."""
+    """No such session for this credential. Connect again and send initialize."""
+
+
+class MissingSession(ProxyError):
+    """This request needs the Mcp-Session-Id header that came with the answer to initialize."""
+
+
+class VersionRefused(ProxyError):
+    """The MCP-Protocol-Version header names a revision that is not spoken here."""
+
+
+class NothingToStream(ProxyError):
+    """The reply that Last-Event-ID names is complete."""
 
 
 class MethodRefused(ProxyError):
@@ -137,6 +149,9 @@ ANSWERS: Mapping[type[ProxyError], Answer] = {
     NotJSONRPC: Answer(HTTPStatus.BAD_REQUEST, -32600),
     NoSuchPath: Answer(HTTPStatus.NOT_FOUND, -32600),
     UnknownSession: Answer(HTTPStatus.NOT_FOUND, -32600),
+    MissingSession: Answer(HTTPStatus.BAD_REQUEST, -32600),
+    VersionRefused: Answer(HTTPStatus.BAD_REQUEST, -32600),
+    NothingToStream: Answer(HTTPStatus.METHOD_NOT_ALLOWED, -32600, {"Allow": "DELETE, POST"}),
     MethodRefused: Answer(HTTPStatus.METHOD_NOT_ALLOWED, -32600),
     LengthRequired: Answer(HTTPStatus.LENGTH_REQUIRED, -32600),
     BodyTooLarge: Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, -32600),

@@ -20,6 +20,7 @@ from mcp_proxy.frontend.app import App
 from mcp_proxy.frontend.guard import Guard
 from mcp_proxy.frontend.http_sse import HTTPSSEFront
 from mcp_proxy.frontend.status import StatusPages
+from mcp_proxy.frontend.streamable import StreamableFront
 from mcp_proxy.frontend.stream import LimitedRequest
 from mcp_proxy.session.interfaces import HTTPAnswer, ILinkOwner, ISeeker, Loss, Outgoing, Refusal
 from mcp_proxy.session.policy import Policy
@@ -42,6 +43,7 @@ class FakeLink:
     """
 
     correlates = False
+    is_judged = True
 
     def __init__(self, backend: FakeBackend, owner: ILinkOwner, headers: Headers) -> None:
         self.backend = backend
@@ -351,8 +353,9 @@ class House:
         backend_port: Any = self.backend_port
         self.health = Health(backend, backend_port, self.clock, 10.0)
         self.front = HTTPSSEFront(self.registry, self.clock)
+        self.streamable = StreamableFront(self.registry)
         self.status = StatusPages(self.registry, self.health, self.clock, "http://***@backend:3000")
-        self.app = App(guard or Guard(), self.front, self.status, self.clock, stall_timeout)
+        self.app = App(guard or Guard(), self.front, self.streamable, self.status, self.clock, stall_timeout)
         requests = type("_Request", (LimitedRequest,), {"max_body_bytes": max_body_bytes})
         clock: Any = self.clock
         self.site = Site(

@@ -22,6 +22,7 @@ class FakeLink:
     """A link; the test plays the backend."""
 
     correlates = False
+    is_judged = True
 
     def __init__(self, owner: ILinkOwner, headers: Headers) -> None:
         self.owner = owner

@@ -1,0 +1,207 @@
+"""The Streamable HTTP front (revisions 2025-03-26 to 2025-11-25): POST, GET and DELETE on ``/mcp``.
+
+A session begins with the answer to initialize, whose head tells its id. Trouble with a message of a session is told in
+JSON-RPC under HTTP status 200, because clients throw away more than the request otherwise; HTTP statuses are for what
+is no message of a session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.logger import Logger
+
+from mcp_proxy.frontend.guard import check_message_head, check_reply_head, check_stream_head
+from mcp_proxy.frontend.stream import ClientRequest, ClientStream
+from mcp_proxy.session.registry import Registry
+from mcp_proxy.session.replies import CLIENT_RETRY, Reply, StreamableOutlet
+from mcp_proxy.session.session import Session
+from mcp_proxy.wire import jsonrpc, revisions, sse
+from mcp_proxy.wire.errors import (
+    BatchRefused,
+    MissingSession,
+    NothingToStream,
+    NotJSONRPC,
+    UnknownSession,
+    VersionRefused,
+)
+from mcp_proxy.wire.jsonrpc import Kind, Message
+
+log = Logger()
+
+SESSION_HEADER = b"mcp-session-id"
+
+
+class StreamableFront:
+    """See the module."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._streams: dict[ClientStream, StreamableOutlet] = {}
+
+    # -- POST --------------------------------------------------------------------------------------------------
+
+    def post(self, request: ClientRequest) -> None:
+        """``POST /mcp``: a message, or an array of them.
+
+        :raises ProxyError: it is no message of a session of this client's, nor one that begins a session.
+        """
+        check_message_head(request)
+        check_reply_head(request)
+        _check_version(request)
+        messages, is_batch = jsonrpc.parse_all(request.body())
+        if any(message.method == revisions.INITIALIZE for message in messages):
+            if is_batch:
+                raise NotJSONRPC("initialize must not be part of an array.")
+            if messages[0].kind is Kind.REQUEST:
+                self._initialize(request, messages[0])
+                return
+        session, outlet = self._session(request, is_message=True)
+        if is_batch and session.memory.version != revisions.BATCHING:
+            raise BatchRefused("Arrays of messages exist in revision 2025-03-26 only. Send the messages one by one.")
+        challenge = session.credentials.take_challenge()
+        if challenge is not None:
+            request.stream.respond(challenge.status, challenge.body, challenge.headers)
+            return
+        self._receive(request, session, outlet, messages, is_batch)
+
+    def _initialize(self, request: ClientRequest, message: Message) -> None:
+        """A new session; it stays only if it can be initialized."""
+        session = self._registry.create(request.headers, lambda token: StreamableOutlet(token[:8]))
+        log.info("new client connection", session=session.label, sessions=len(self._registry))
+        outlet = session.outlet
+        assert isinstance(outlet, StreamableOutlet)
+        reply = outlet.open_reply(request.stream, headers=((SESSION_HEADER, session.id.encode()),))
+
+        def over() -> None:
+            if not session.memory.initialize:
+                session.close()
+
+        self._watch(request.stream, session, outlet, reply, over)
+        reply.expect()
+        session.receive(message, request.headers, reply)
+
+    def _receive(
+        self,
+        request: ClientRequest,
+        session: Session,
+        outlet: StreamableOutlet,
+        messages: list[Message],
+        is_batch: bool,
+    ) -> None:
+        requests = [message for message in messages if message.kind is Kind.REQUEST]
+        if not requests:
+            for message in messages:
+                session.receive(message, request.headers)
+            request.stream.respond(202, b"")
+            return
+        reply = outlet.open_reply(request.stream, version=session.memory.version, is_batch=is_batch)
+        self._watch(request.stream, session, outlet, reply)
+        for _ in requests:
+            reply.expect()
+        try:
+            for message in messages:
+                session.receive(message, request.headers, reply if message.kind is Kind.REQUEST else None)
+        except Exception:
+            outlet.dismiss(reply)
+            raise
+
+    # -- GET and DELETE ----------------------------------------------------------------------------------------
+
+    def listen(self, request: ClientRequest) -> None:
+        """``GET /mcp``: the stream for what belongs to no request, or the rest of a reply that broke.
+
+        :raises ProxyError: there is no such session of this client's, or the client cannot read a stream.
+        """
+        _check_version(request)
+        check_stream_head(request)
+        session, outlet = self._session(request)
+        if request.method == "HEAD":
+            request.stream.respond(200, b"", ((b"content-type", b"text/event-stream"),))
+            return
+        last_event = request.header(b"last-event-id")
+        found = outlet.find(last_event) if last_event else None
+        if found is not None and found[0] is not None:
+            self._resume(request.stream, session, outlet, *found)
+            return
+        stream = request.stream
+
+        def gone() -> None:
+            self._streams.pop(stream, None)
+            session.detach(stream)
+
+        stream.on_gone = gone
+        stream.on_pause = session.stream_paused
+        stream.on_resume = session.stream_resumed
+        self._streams[stream] = outlet
+        stream.start()
+        if revisions.is_polling(session.memory.version):
+            stream.write(sse.retry(CLIENT_RETRY))
+        session.attach(stream, None if found is None else found[1])
+
+    def _resume(
+        self, stream: ClientStream, session: Session, outlet: StreamableOutlet, reply: Reply | None, since: int
+    ) -> None:
+        if reply is None or not reply.has_after(since):
+            raise NothingToStream()
+        self._watch(stream, session, outlet, reply)
+        stream.start()
+        reply.resume(stream, since)
+
+    def delete(self, request: ClientRequest) -> None:
+        """``DELETE /mcp``: the client is done; so is the session, whether the backend hears of it or not.
+
+        :raises ProxyError: there is no such session of this client's.
+        """
+        session, _ = self._session(request)
+        session.close()
+        request.stream.respond(200, b"")
+
+    # -- what all of them need ---------------------------------------------------------------------------------
+
+    def _session(self, request: ClientRequest, *, is_message: bool = False) -> tuple[Session, StreamableOutlet]:
+        token = request.header(SESSION_HEADER).decode("latin-1")
+        if not token:
+            raise MissingSession()
+        find = self._registry.find_for_message if is_message else self._registry.find
+        session = find(token, request.headers)
+        if not isinstance(session.outlet, StreamableOutlet):
+            raise UnknownSession()
+        return session, session.outlet
+
+    def _watch(
+        self,
+        stream: ClientStream,
+        session: Session,
+        outlet: StreamableOutlet,
+        reply: Reply,
+        over: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Tell the session how the client reads its reply, and when it has left."""
+
+        def gone() -> None:
+            self._streams.pop(stream, None)
+            reply.gone(stream)
+            session.reply_over(reply)
+            over()
+
+        stream.on_gone = gone
+        stream.on_pause = lambda: session.stream_paused(reply)
+        stream.on_resume = lambda: session.stream_resumed(reply)
+        self._streams[stream] = outlet
+
+    def keep_alive(self) -> None:
+        """Show every idle client that its stream lives; a reply that takes long becomes a stream."""
+        for outlet in set(self._streams.values()):
+            outlet.begin_waiting()
+        for stream in list(self._streams):
+            if stream.started and not stream.paused:
+                stream.write(sse.comment(b"keepalive"))
+
+
+def _check_version(request: ClientRequest) -> None:
+    """A client names the revision that was agreed on; one that names none speaks the one that had no such header."""
+    version = request.header(b"mcp-protocol-version").decode("latin-1")
+    if version and version not in revisions.LEGACY:
+        spoken = ", ".join(revisions.LEGACY)
+        raise VersionRefused(f"MCP-Protocol-Version must be one of {spoken}.")
