@@ -65,7 +65,7 @@ class NoSuchPath(ProxyError):
 
 
 class UnknownSession(ProxyError):
-    """No such session for this credential. Connect again and send initialize."""
+    """No such session for this credential. Connect again: GET /mcp/sse, or POST initialize to /mcp."""
 
 
 class MissingSession(ProxyError):

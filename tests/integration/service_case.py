@@ -20,6 +20,7 @@ ALICE = (b"x-api-key", b"alice-key")
 BOB = (b"x-api-key", b"bob-key")
 QUICK: dict[str, Any] = {
     "proxy_port": 0,
+    "backend_transport": "sse",
     "reconnect_delay": 0.05,
     "max_reconnect_attempts": 100,
     "connect_timeout": 1.0,

@@ -230,7 +230,7 @@ class Races(RuleBasedStateMachine):
             courier = client.session._courier
             assert courier.held <= POLICY.max_held
             assert courier._exchanges.held_bytes <= POLICY.max_held_bytes
-            assert len(client.session._outlet._log) <= MAX_EVENTS
+            assert len(client.session.outlet._channel._log) <= MAX_EVENTS
 
     @precondition(lambda self: bool(self.clients))
     @rule()
