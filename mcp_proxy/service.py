@@ -88,7 +88,7 @@ def make_service(settings: Settings, reactor: Any) -> ProxyService:
         max_attempts=settings.max_reconnect_attempts,
         delay=settings.reconnect_delay,
         jitter=jitter,
-        on_outage=detection.forget,
+        on_trouble=detection.forget,
     )
     policy = Policy(
         hold_timeout=settings.hold_timeout,

@@ -62,7 +62,7 @@ class Backend:
     :param max_attempts: the attempts of one outage before whoever waits is answered; 0 is no limit.
     :param delay: seconds between two attempts.
     :param jitter: spreads a delay.
-    :param on_outage: called when it goes away; what comes back may be another.
+    :param on_trouble: called when it goes away or takes no link; what was known of it may not be true any more.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Backend:
         max_attempts: int,
         delay: float,
         jitter: Callable[[float], float] = lambda delay: delay,
-        on_outage: Callable[[], object] = lambda: None,
+        on_trouble: Callable[[], object] = lambda: None,
     ) -> None:
         self.make_link = make_link
         self.attempts = 0
@@ -86,7 +86,7 @@ class Backend:
         self._max_attempts = max_attempts
         self._delay = delay
         self._jitter = jitter
-        self._on_outage = on_outage
+        self._on_trouble = on_trouble
         self._waiting: dict[ISeeker, None] = {}
         self._turns: set[ISeeker] = set()
         self._live: set[ISeeker] = set()
@@ -150,6 +150,7 @@ class Backend:
     def failed(self, seeker: ISeeker, loss: Loss) -> None:
         """A turn led to nothing; if the backend answered, it is there for others."""
         self._turns.discard(seeker)
+        self._on_trouble()
         if loss.reachable:
             self._came_back()
             self._turn_over()
@@ -177,7 +178,7 @@ class Backend:
         if self._lost_at is None:
             self._lost_at = self._clock.seconds()
             self.outages += 1
-            self._on_outage()
+            self._on_trouble()
             log.warn("connection lost (reconnect #{count}): {reason}", count=self.outages, reason=reason)
 
     def _went_down(self, reason: str) -> None:

@@ -61,6 +61,7 @@ class StatusPages:
                 "version": __version__,
                 "description": "Keeps MCP clients connected while the MCP server behind it restarts.",
                 "endpoints": {
+                    "mcp": "POST, GET, DELETE /mcp",
                     "sse": "GET /mcp/sse",
                     "messages": "POST /mcp/messages/{session}",
                     "health": "GET /health",

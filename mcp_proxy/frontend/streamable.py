@@ -67,7 +67,7 @@ class StreamableFront:
 
     def _initialize(self, request: ClientRequest, message: Message) -> None:
         """A new session; it stays only if it can be initialized."""
-        session = self._registry.create(request.headers, lambda token: StreamableOutlet(token[:8]))
+        session = self._registry.create(request.headers, StreamableOutlet)
         log.info("new client connection", session=session.label, sessions=len(self._registry))
         outlet = session.outlet
         assert isinstance(outlet, StreamableOutlet)

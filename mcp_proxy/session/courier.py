@@ -303,7 +303,7 @@ class Courier:
         if exchange.delivery is Delivery.NOT_SENT:
             # nobody listens although the stream lives: the backend is about to go
             self.hold(exchange)
-            self._route.lost(refusal.reason)
+            self._route.lost(refusal.reason, is_away=True)
         elif self._is_repeatable(exchange) and exchange.resends == 0:
             exchange.resends += 1
             exchange.not_before = self._clock.seconds() + self._policy.jitter(self._policy.reconnect_delay) / 4
@@ -342,7 +342,7 @@ class Courier:
         """Which request a message is about that came on a stream for all: the one with its token, or the only one."""
         if message.method == revisions.PROGRESS:
             token = message.params().get("progressToken")
-            return next((each for each in self._exchanges.in_flight.values() if each.progress_token() == token), None)
+            return next((each for each in self._exchanges.in_flight.values() if each.token == token), None)
         in_flight = self._exchanges.in_flight
         return next(iter(in_flight.values())) if len(in_flight) == 1 else None
 

@@ -37,8 +37,8 @@ class Exchange:
     """A client's message and, if it is a request, its answer to come.
 
     ``backend_id`` is its id towards the backend. ``deadline``, in seconds of the session's clock, is set while it is
-    held. ``cancelled``: the client does not wait for an answer. ``reply`` is where the answer goes, if it has a place
-    of its own.
+    held. ``token`` is what the client wants to hear of progress under. ``cancelled``: the client does not wait for an
+    answer. ``reply`` is where the answer goes, if it has a place of its own.
     """
 
     message: Message
@@ -54,24 +54,21 @@ class Exchange:
     rejected: bool = False
     cancelled: bool = False
     reply: object = None
+    token: object = field(init=False, default=None)
     fingerprint: int = field(init=False)
     is_safe: bool = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.fingerprint = hash(self.message.raw)
         self.is_safe = self.is_request and revisions.is_safe(self.message)
+        if self.is_request and b"progressToken" in self.message.body:
+            meta = self.message.params().get("_meta")
+            self.token = meta.get("progressToken") if isinstance(meta, dict) else None
 
     @property
     def is_request(self) -> bool:
         """Whether somebody waits for an answer."""
         return self.message.kind is Kind.REQUEST
-
-    def progress_token(self) -> object:
-        """Under which the client wants to hear of progress, or None."""
-        if not self.is_request or b"progressToken" not in self.message.body:
-            return None
-        meta = self.message.params().get("_meta")
-        return meta.get("progressToken") if isinstance(meta, dict) else None
 
     def was_sent(self) -> None:
         """It is being handed to the network, so the backend may have it."""

@@ -7,6 +7,7 @@ after the backend was restarted, because events and their ids are ours.
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 
 from mcp_proxy.session.exchanges import Exchange
@@ -118,7 +119,7 @@ class Reply:
 
     def refuse(self, answer: HTTPAnswer) -> bool:
         """End it with what the backend said; False if it is too late for that."""
-        if self.is_started or self._is_batch or self._held is None:
+        if self.is_started or self._is_batch or self._held is None or answer.status < 400:
             return False
         self._awaited = 0
         self.is_done = True
@@ -156,14 +157,14 @@ class Reply:
 class StreamableOutlet:
     """See the module.
 
-    :param name: event ids are made of it; it tells the session.
+    :param token: the session's id; event ids begin with a digest of it.
     """
 
     outlives_streams = True
     patient = False
 
-    def __init__(self, name: str) -> None:
-        self._name = name.encode()
+    def __init__(self, token: str) -> None:
+        self._name = hashlib.sha256(token.encode()).hexdigest()[:8].encode()
         self._general = Channel(self._name + b".0")
         self._count = 0
         self._open: dict[int, Reply] = {}

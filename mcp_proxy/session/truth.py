@@ -83,12 +83,11 @@ def error_answer(exchange: Exchange, error: ProxyError, outage: float, retry_aft
 
 def still_held(exchange: Exchange) -> bytes | None:
     """A sign of life for a held request that gave a progress token; None where it gave none."""
-    token = exchange.progress_token()
-    if token is None:
+    if exchange.token is None:
         return None
     exchange.beats += 1
     progress = {
-        "progressToken": token,
+        "progressToken": exchange.token,
         "progress": exchange.beats / 1_000_000,  # far below what the backend will say: it must only ever grow
         "message": "the backend is away; the request is held until it is back",
     }

@@ -91,8 +91,7 @@ class Uplink:
         :param is_away: nobody else would have more luck with another.
         """
         if self.link is not None:
-            is_reachable = self._live_since is None and not is_away
-            self.link_lost(self.link, Loss(reason, is_reachable, challenge))
+            self.link_lost(self.link, Loss(reason, not is_away, challenge))
 
     def tell_initialized(self) -> None:
         """The client has initialized: say so to the backend, once on each link."""
@@ -169,7 +168,9 @@ class Uplink:
             return
         self._loss = loss
         label, reason = self._host.label, loss.reason
-        if self._live_since is not None:
+        if self._live_since is not None and loss.reachable:
+            log.info("backend lost the session: {reason}", reason=reason, session=label, generation=self.generation)
+        elif self._live_since is not None:
             log.info("backend stream ended: {reason}", reason=reason, session=label, generation=self.generation)
             self._backend.lost(loss)
         else:

@@ -1,0 +1,1 @@
+Clients and servers may speak Streamable HTTP or HTTP+SSE, in any combination.
