@@ -225,6 +225,12 @@ class Courier:
             self._give_up_on(exchange)
         self._arm()
 
+    def refuse_held(self, error: ProxyError) -> None:
+        """What is held will never be delivered."""
+        for exchange in self._exchanges.take_held(lambda _: False):
+            self.fail(exchange, error)
+        self._arm()
+
     def stop(self) -> None:
         """The session is over."""
         self.answer_held(but_initialize=False)

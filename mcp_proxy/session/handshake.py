@@ -30,7 +30,11 @@ def _items(page: dict[str, Any], member: str) -> list[dict[str, Any]]:
 
 
 class HandshakeFailed(Exception):
-    """The backend would not have the session; the text says why."""
+    """The backend would not have the session; the text says why. ``final``: it never will."""
+
+    def __init__(self, reason: str, *, final: bool = False) -> None:
+        super().__init__(reason)
+        self.final = final
 
 
 @define
@@ -167,7 +171,9 @@ class Replay:
                 raise HandshakeFailed(f"the backend refused initialize: {message.params().get('message', '')!s:.200}")
             version = str(message.params().get("protocolVersion") or self.memory.version)
             if version not in (self.memory.version, *revisions.LEGACY):
-                raise HandshakeFailed(f"the backend speaks revision {version:.40} now, which the proxy does not")
+                raise HandshakeFailed(
+                    f"the backend speaks revision {version:.40} now, which the proxy does not", final=True
+                )
             if self.memory.initialized:
                 steps = list(self._after_initialize())
         elif method in revisions.LISTS:

@@ -64,6 +64,14 @@ def never_initialized() -> NotRestorable:
     )
 
 
+def not_restorable(why: str) -> NotRestorable:
+    """The backend that came back is not one for this session."""
+    return NotRestorable(
+        f"The session is over: {why}. The request was not delivered. Connect again and send initialize, so that the "
+        "two can agree on a revision."
+    )
+
+
 def error_answer(exchange: Exchange, error: ProxyError, outage: float, retry_after: float) -> bytes:
     """The JSON-RPC error for a request.
 

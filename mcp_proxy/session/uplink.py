@@ -11,6 +11,7 @@ from typing import Protocol
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from mcp_proxy.session import truth
 from mcp_proxy.session.courier import Courier
 from mcp_proxy.session.credentials import Credentials
 from mcp_proxy.session.exchanges import Exchange
@@ -319,7 +320,12 @@ class Uplink:
         try:
             steps = replay.answer(message)
         except HandshakeFailed as failure:
-            self.lost(str(failure))
+            if failure.final:
+                log.error("session ended: {reason}", reason=str(failure), session=self._host.label)
+                self._courier.refuse_held(truth.not_restorable(str(failure)))
+                self.lifecycle.close()
+            else:
+                self.lost(str(failure))
             return
         self._send_steps(steps)
         if replay.done:

@@ -16,7 +16,7 @@ from mcp_proxy.wire.errors import NotJSONRPC, UnknownSession
 from mcp_proxy.wire.headers import Headers
 from mcp_proxy.wire.jsonrpc import parse
 from mcp_proxy.wire.sse import Oversized
-from tests.unit.session_world import Client, World
+from tests.unit.session_world import Client, World, initialize_result
 
 NOT_DELIVERED, UNKNOWN, NOT_RESTORABLE, OVERLOADED = -31001, -31002, -31003, -31004
 
@@ -516,6 +516,35 @@ class AfterRestart(SessionCase):
         client.link.take()
         client.link.lose()
         self.assertEqual(self.code(client, 2), UNKNOWN)
+
+
+class OtherRevision(SessionCase):
+    """The backend that came back negotiates another revision."""
+
+    def come_back(self, version: str) -> None:
+        """Lose the backend with a request held; the next one answers initialize with this revision."""
+        self.client = self.world.live()
+        self.client.link.lose()
+        self.client.send(id="held", method="tools/call", params={"name": "t"})
+        link = self.world.connect(self.client)
+        message = link.take()
+        assert message is not None
+        link.say(id=message["id"], result={**initialize_result(), "protocolVersion": version})
+
+    def test_spoken(self) -> None:
+        """One that the proxy knows changes nothing for the client."""
+        self.come_back("2025-03-26")
+        self.world.shake_hands(self.client.link)
+        self.assertEqual([message.method for message in self.client.link.queue], ["tools/call"])
+        self.assertEqual(self.client.session.memory.version, initialize_result()["protocolVersion"])
+
+    def test_not_spoken(self) -> None:
+        """One that it does not know ends the session: what was held is answered, and the id is unknown from then on."""
+        self.come_back("2099-01-01")
+        (answer,) = self.client.answers("held")
+        self.assertEqual((answer["error"]["code"], answer["error"]["data"]["delivered"]), (-31003, "no"))
+        self.assertTrue(self.client.link.is_closed)
+        self.assertRaises(UnknownSession, self.world.registry.find, self.client.session.id, self.client.headers)
 
 
 class ComingAndGoing(SessionCase):
