@@ -1,16 +1,18 @@
 # Everything runs in an environment of its own; a fresh machine needs python3 (3.10 or later), venv and make,
-# and `make test` also node and npm for the tests against the TypeScript SDK.
+# and `make test` and `make conformance` also node and npm.
 
 PYTHON ?= python3
 VENV ?= .venv
 TEST_TIMEOUT ?= 15m
+CONFORMANCE_TIMEOUT ?= 10m
 BIN = $(VENV)/bin
 SDK = tests/e2e/typescript
+SUITE = tests/conformance
 
-.PHONY: help demo run test lint clean
+.PHONY: help demo run test conformance lint clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo  ## show a client that survives the restart of its server
 	$(BIN)/python -m mcp_proxy.demo
@@ -21,13 +23,19 @@ run: $(VENV)/.run  ## run the proxy alone, configured by .env
 test: $(VENV)/.test $(if $(wildcard $(SDK)/package.json),$(SDK)/node_modules/.stamp)  ## run all tests
 	timeout --foreground --kill-after=30 $(TEST_TIMEOUT) $(BIN)/python -m twisted.trial tests
 
+conformance: LIMITED = timeout --foreground --kill-after=30 $(CONFORMANCE_TIMEOUT)
+conformance: COMPARE = $(BIN)/python -m tests.conformance.run --server-python $(VENV)/conformance/bin/python
+conformance: $(VENV)/.run $(VENV)/conformance/.stamp $(SUITE)/node_modules/.stamp  ## the MCP conformance suite, with and without the proxy
+	$(LIMITED) $(COMPARE)
+	$(LIMITED) $(COMPARE) --restart
+
 lint: $(VENV)/.lint  ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:  ## remove what the other targets made
-	rm -rf $(VENV) $(SDK)/node_modules build dist *.egg-info _trial_temp* .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(SDK)/node_modules $(SUITE)/node_modules build dist *.egg-info _trial_temp* .hypothesis .mypy_cache .ruff_cache
 	rm -f twisted/plugins/dropin.cache
 
 $(VENV)/.venv:
@@ -44,6 +52,16 @@ $(VENV)/.run $(VENV)/.demo $(VENV)/.test $(VENV)/.lint: $(VENV)/.venv setup.cfg 
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.$(EXTRAS)'
 	touch $@
 
+# The server that the conformance suite talks to needs another version of the Python SDK than the tests.
+$(VENV)/conformance/.stamp: $(VENV)/.venv $(SUITE)/requirements.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $(SUITE)/requirements.txt
+	touch $@
+
 $(SDK)/node_modules/.stamp: $(wildcard $(SDK)/package.json $(SDK)/package-lock.json)
 	npm --prefix $(SDK) $(if $(wildcard $(SDK)/package-lock.json),ci,install) --no-audit --no-fund
+	touch $@
+
+$(SUITE)/node_modules/.stamp: $(SUITE)/package.json $(SUITE)/package-lock.json
+	npm --prefix $(SUITE) ci --no-audit --no-fund
 	touch $@

@@ -1,0 +1,300 @@
+"""Runs the MCP conformance suite against a server, and against the same server behind the proxy.
+
+``python -m tests.conformance.run --server-python PYTHON [--restart] [--only RUN]...``, or ``make conformance``.
+
+What is asked is not whether the server passes, but whether the proxy can be told from it: every check of every
+scenario must end with the proxy as it ends without. With ``--restart``, the server is killed before each scenario,
+and the scenario begins while the server is still away.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from attrs import define, frozen
+from twisted.internet.defer import Deferred
+from twisted.internet.task import react
+
+from tests.e2e.actors import Proxy, environment, get_json
+from tests.e2e.processes import Child, free_port, until
+
+HERE = Path(__file__).parent
+NODE = HERE / "node_modules" / ".bin" / "node"
+
+#: The most seconds for one start of the suite, which has limits of its own for each scenario.
+LIMIT = 180.0
+#: Attempts come fast, and are enough for a server that starts slowly on a busy machine.
+SETTINGS = {
+    "BACKEND_TRANSPORT": "streamable",
+    "RECONNECT_DELAY": "0.2",
+    "MAX_RECONNECT_ATTEMPTS": "100",
+}
+
+
+@frozen
+class Run:
+    """One way to start the suite.
+
+    :ivar package: the npm package, as `package.json` calls it.
+    :ivar all_scenarios: the options that select what is run.
+    :ivar one_scenario: the options, besides ``--scenario``, that select one scenario of these.
+    :ivar scenarios: how many scenarios there are.
+    :ivar passed: how many checks pass without the proxy; a server that passes fewer proves nothing.
+    """
+
+    name: str
+    package: str
+    all_scenarios: Sequence[str]
+    one_scenario: Sequence[str]
+    scenarios: int
+    passed: int
+
+
+def _revision(name: str, scenarios: int, passed: int, *options: str) -> Run:
+    version = ("--spec-version", name)
+    return Run(name, "conformance-next", options or ("--suite", "all", *version), version, scenarios, passed)
+
+
+RUNS = (
+    Run("stable", "conformance-stable", (), (), 30, 40),
+    _revision("2025-11-25", 33, 84, "--requirements", "2025-11-25"),
+    _revision("2025-06-18", 27, 56),
+    _revision("2025-03-26", 1, 3),
+)
+#: Revisions that the proxy does not speak yet; they run if they are asked for.
+MORE_RUNS = (_revision("2026-07-28", 40, 152),)
+#: Checks that the proxy may end with INFO, which the suite notes for what it had no occasion to try, and why.
+ACCEPTED = {
+    ("server-sse-polling", "server-sse-disconnect-resume"): (
+        "the server ends the stream of a call, and the client has to come back; "
+        "with the proxy, only the proxy has to, and the client's stream brings the answer"
+    )
+}
+#: What a restart is tried with; the others would tell nothing new for the minutes that they take.
+RESTART_RUNS = ("2025-11-25",)
+
+
+@define
+class Outcome:
+    """How each check ended: by scenario and check, how often with which status, and what was said of it."""
+
+    statuses: dict[tuple[str, str], Counter[str]]
+    messages: dict[tuple[str, str], list[str]]
+
+    @property
+    def scenarios(self) -> list[str]:
+        """The scenarios, in the order in which they were run."""
+        return list(dict.fromkeys(scenario for scenario, _ in self.statuses))
+
+    def count(self, status: str) -> int:
+        """How many checks ended with this status."""
+        return sum(counter[status] for counter in self.statuses.values())
+
+    def __str__(self) -> str:
+        return f"{self.count('SUCCESS')}/{self.count('FAILURE')}"
+
+
+def read_outcome(folder: Path) -> Outcome:
+    """Return what the suite has written into this folder."""
+    outcome = Outcome({}, {})
+    pattern = re.compile(r"server-(.+)-(\d{4}-\d\d-\d\dT[\d-]+Z)")
+    found = [(match[2], match[1], path) for path in folder.iterdir() if (match := pattern.fullmatch(path.name))]
+    for _, scenario, path in sorted(found):
+        for check in json.loads((path / "checks.json").read_text(encoding="utf-8")):
+            key = (scenario, check["id"])
+            outcome.statuses.setdefault(key, Counter())[check["status"]] += 1
+            if check.get("errorMessage"):
+                outcome.messages.setdefault(key, []).append(check["errorMessage"])
+    return outcome
+
+
+def accepted(proxied: Outcome) -> dict[tuple[str, str], str]:
+    """Return the checks of `ACCEPTED` that ended so."""
+    return {key: reason for key, reason in ACCEPTED.items() if proxied.statuses.get(key) == Counter(INFO=1)}
+
+
+def differences(direct: Outcome, proxied: Outcome) -> Iterator[str]:
+    """Describe each check that did not end the same, unless that is `accepted`."""
+
+    def judged(statuses: Counter[str]) -> Counter[str]:
+        # INFO is a note of the suite's, one for each event of a stream for instance, and no judgement.
+        return Counter({status: number for status, number in statuses.items() if status != "INFO"})
+
+    def described(statuses: Counter[str]) -> str:
+        parts = sorted((statuses or {"absent": 1}).items())
+        return ", ".join(status if number == 1 else f"{number} {status}" for status, number in parts)
+
+    for key in dict.fromkeys((*direct.statuses, *proxied.statuses)):
+        before, after = (outcome.statuses.get(key, Counter()) for outcome in (direct, proxied))
+        if judged(before) != judged(after) and key not in accepted(proxied):
+            scenario, check = key
+            yield f"{scenario}, {check}: {described(before)} without the proxy, {described(after)} with it"
+            yield from (f"    {message}" for message in proxied.messages.get(key, ()))
+
+
+class Server:
+    """The server under test, as its processes come and go on one port."""
+
+    def __init__(self, python: str, folder: Path) -> None:
+        self.port = free_port()
+        self._python = python
+        self._folder = folder
+        self._processes: list[Child] = []
+
+    def start(self) -> None:
+        """Start a process."""
+        name = f"server {len(self._processes) + 1}"
+        command = [self._python, "-m", "tests.conformance.everything_server", "--port", str(self.port)]
+        self._processes.append(Child(name, command, environment(), self._folder))
+
+    async def serves(self) -> bool:
+        """Whether the process that was started last serves."""
+        process = self._processes[-1]
+        assert not process.ended, f"{process.name} has ended:\n{process.output}"
+        health = await get_json("GET", f"http://127.0.0.1:{self.port}/health")
+        return health is not None and health["pid"] == process.pid
+
+    async def restart(self) -> None:
+        """Kill the process and start the next one, which needs a while until it serves."""
+        await self._processes[-1].stop("KILL")
+        self.start()
+
+    async def end(self) -> None:
+        """End the process."""
+        await self._processes[-1].stop()
+
+
+class Suite:
+    """Runs scenarios; each time in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._number = 0
+
+    async def all(self, run: Run, port: int) -> Outcome:
+        """Run all scenarios of a run against the server at this port."""
+        return await self._start(run, port, self._new_folder(), run.all_scenarios)
+
+    async def one_by_one(self, run: Run, port: int, scenarios: Sequence[str], server: Server) -> Outcome:
+        """Run these scenarios, and restart the server before each."""
+        results = self._new_folder()
+        outcome = Outcome({}, {})
+        for scenario in scenarios:
+            await server.restart()
+            outcome = await self._start(run, port, results, ("--scenario", scenario, *run.one_scenario))
+        return outcome
+
+    def _new_folder(self) -> Path:
+        self._number += 1
+        results = self._folder / f"results-{self._number}"
+        results.mkdir()
+        return results
+
+    async def _start(self, run: Run, port: int, results: Path, options: Sequence[str]) -> Outcome:
+        program = HERE / "node_modules" / run.package / "dist" / "index.js"
+        target = ("--url", f"http://127.0.0.1:{port}/mcp", "-o", str(results))
+        child = Child("suite", [str(NODE), str(program), "server", *target, *options], environment(), self._folder)
+        try:
+            await until(lambda: child.ended, f"the suite ends ({run.name}, {' '.join(options)})", LIMIT)
+        finally:
+            await child.stop()
+        # Its status is 1 if a check fails, which is for us to judge, and also if it dislikes its options.
+        assert any(results.iterdir()), f"the suite has run nothing:\n{child.output}"
+        return read_outcome(results)
+
+
+def vacuous(run: Run, outcome: Outcome) -> Iterator[str]:
+    """Tell if the server alone does not do as it should; then it proves nothing of the proxy."""
+    if len(outcome.scenarios) != run.scenarios or outcome.count("SUCCESS") != run.passed or outcome.count("FAILURE"):
+        yield f"expected {run.scenarios} scenarios and {run.passed} passed checks without the proxy"
+        for (scenario, check), messages in outcome.messages.items():
+            yield from (f"    {scenario}, {check}: {message}" for message in messages)
+
+
+async def compare(options: argparse.Namespace, folder: Path) -> int:
+    """Do what was asked, print what was found, and return the exit status."""
+    names = options.only or (RESTART_RUNS if options.restart else [run.name for run in RUNS])
+    suite = Suite(folder)
+    server = Server(str(Path(options.server_python).absolute()), folder)
+    server.start()
+    proxy: Proxy | None = None
+    problems: list[str] = []
+    notes: dict[tuple[str, str], str] = {}
+    try:
+        if not options.direct:
+            proxy = Proxy(server.port, folder, SETTINGS)
+            await until(proxy.health, "the proxy is up")
+        print(f"{'run':<12}{'scenarios':>10}{'direct':>10}{'proxy':>10}   (checks passed/failed)", flush=True)
+        for run in (run for run in (*RUNS, *MORE_RUNS) if run.name in names):
+            await until(server.serves, "the server serves")
+            direct = await suite.all(run, server.port)
+            found = list(vacuous(run, direct))
+            proxied: Outcome | None = None
+            if proxy is not None:
+                if options.restart:
+                    proxied = await suite.one_by_one(run, proxy.port, direct.scenarios, server)
+                else:
+                    proxied = await suite.all(run, proxy.port)
+                found += differences(direct, proxied)
+            print(f"{run.name:<12}{len(direct.scenarios):>10}{direct!s:>10}{proxied or '-'!s:>10}", flush=True)
+            problems += (f"{run.name}: {each}" for each in found)
+            if proxied is not None:
+                notes.update(accepted(proxied))
+    finally:
+        if proxy is not None:
+            await proxy.stop()
+        await server.end()
+    if proxy is not None and (proxy.status != 0 or "Traceback" in proxy.output):
+        problems.append(f"the proxy did not end well, or has logged an exception:\n{proxy.output}")
+    elif proxy is not None and problems and options.verbose:
+        problems.append(f"what the proxy has logged:\n{proxy.output}")
+    for (scenario, check), reason in notes.items():
+        print(f"accepted: {scenario}, {check}: {reason}")
+    for problem in problems:
+        print(problem)
+    return 1 if problems else 0
+
+
+def main() -> None:
+    """Read the command line, and exit with 0 if there is no difference, else with 1."""
+    parser = argparse.ArgumentParser(prog="python -m tests.conformance.run", description="Compare, check by check.")
+    parser.add_argument("--server-python", required=True, help="an interpreter that has the packages of the server")
+    parser.add_argument("--restart", action="store_true", help="kill the server before each scenario")
+    parser.add_argument("--direct", action="store_true", help="only run the suite without the proxy")
+    parser.add_argument("--verbose", action="store_true", help="print the log of the proxy if there is a difference")
+    choices = [run.name for run in (*RUNS, *MORE_RUNS)]
+    parser.add_argument("--only", action="append", choices=choices, metavar="RUN", help=f"of {', '.join(choices)}")
+    options = parser.parse_args()
+
+    def started(reactor: Any) -> Deferred[None]:
+        ended: Deferred[None] = Deferred()
+
+        async def compared() -> None:
+            try:
+                with tempfile.TemporaryDirectory(prefix="conformance-") as folder:
+                    sys.exit(await compare(options, Path(folder)))
+            finally:
+                ended.callback(None)
+
+        def interrupt() -> Deferred[None]:
+            # A signal; the processes that we have started end before we do.
+            comparison.cancel()
+            return ended
+
+        comparison = Deferred.fromCoroutine(compared())
+        reactor.addSystemEventTrigger("before", "shutdown", interrupt)
+        return comparison
+
+    react(started)
+
+
+if __name__ == "__main__":
+    main()
