@@ -1,8 +1,8 @@
 """The MCP server that the conformance suite is run against.
 
 ``python -m tests.conformance.everything_server --port PORT``. The suite knows what a server offers by fixed names
-(``test_simple_text``, ``test://static-text``, ...), so a server has to be written for it; `everything_tools` has what is
-behind the names. This one is built on the low level of the official Python SDK, 2.x. It listens on 127.0.0.1 only:
+(``test_simple_text``, ``test://static-text``, ...), so a server has to be written for it; `everything_tools` has what
+is behind the names. This one is built on the low level of the official Python SDK, 2.x. It listens on 127.0.0.1 only:
 Streamable HTTP at ``/mcp``, for clients of the handshake and of the stateless revisions, and ``GET /health``.
 
 It needs a virtual environment of its own, because the project's has the SDK's 1.x.
