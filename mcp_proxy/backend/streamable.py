@@ -485,13 +485,13 @@ class StreamableLink:
     def _examine(self, post: _Post | None, reason: str) -> None:
         """A stream broke. Has the backend gone, has it forgotten the session, or was it only the stream?"""
         if post is not None:
-            if not self._version:  # there is no session yet
-                self._refuse(post, Refusal(0, reason))
-                return
             self._broken.append((post, reason))
         if self._is_examined:
             return
         self._is_examined = True
+        if not self._session:  # there is none to ask for
+            self._ask(self._try_connect(), self._only_streams_broke, self._unreachable, self._open_timeout)
+            return
         headers = (
             *self._headers,
             (b"Content-Type", b"application/json"),
@@ -502,7 +502,6 @@ class StreamableLink:
         self._ask(asked, self._examined, self._unreachable, self._open_timeout)
 
     def _examined(self, response: Response) -> None:
-        self._is_examined = False
         status, session = response.status, response.header(b"mcp-session-id")
         response.abort()
         if status in (400, 404, 410) or (status < 300 and session and session != self._session):
@@ -510,9 +509,10 @@ class StreamableLink:
         elif status >= 502:
             self._lose(Loss(f"the backend answered {status}", reachable=False))
         else:
-            self._only_streams_broke()
+            self._only_streams_broke(None)
 
-    def _only_streams_broke(self) -> None:
+    def _only_streams_broke(self, _: object) -> None:
+        self._is_examined = False
         if self._is_listening_lost:
             self._is_listening_lost = False
             self._listen_later()

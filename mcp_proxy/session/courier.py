@@ -306,7 +306,7 @@ class Courier:
     def _undelivered(self, exchange: Exchange, refusal: Refusal) -> None:
         """No answer to the POST, or a gateway's: how far it got is known by its delivery."""
         self._exchanges.drop(exchange)
-        if exchange.delivery is Delivery.NOT_SENT:
+        if not exchange.is_on_link:
             # nobody listens although the stream lives: the backend is about to go
             self.hold(exchange)
             self._route.lost(refusal.reason, is_away=True)

@@ -37,8 +37,9 @@ class Exchange:
     """A client's message and, if it is a request, its answer to come.
 
     ``backend_id`` is its id towards the backend. ``deadline``, in seconds of the session's clock, is set while it is
-    held. ``token`` is what the client wants to hear of progress under. ``cancelled``: the client does not wait for an
-    answer. ``reply`` is where the answer goes, if it has a place of its own.
+    held. ``is_on_link`` tells whether its last try got as far as the network, whatever became of those before.
+    ``token`` is what the client wants to hear of progress under. ``cancelled``: the client does not wait for an answer.
+    ``reply`` is where the answer goes, if it has a place of its own.
     """
 
     message: Message
@@ -46,6 +47,7 @@ class Exchange:
     arrived: float
     backend_id: bytes = b""
     delivery: Delivery = Delivery.NOT_SENT
+    is_on_link: bool = False
     deadline: float = 0.0
     not_before: float = 0.0
     beat: float = 0.0
@@ -72,6 +74,7 @@ class Exchange:
 
     def was_sent(self) -> None:
         """It is being handed to the network, so the backend may have it."""
+        self.is_on_link = True
         if self.delivery is Delivery.NOT_SENT:
             self.delivery = Delivery.SENT
 
@@ -146,6 +149,7 @@ class Exchanges:
             kept = sum(each.size for each in self.in_flight.values())
             if kept + exchange.size > MAX_IN_FLIGHT_BYTES:
                 raise Full()
+        exchange.is_on_link = False
         self.in_flight[exchange.backend_id] = exchange
         self._register(exchange)
 

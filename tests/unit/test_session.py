@@ -317,6 +317,17 @@ class Refusals(SessionCase):
         self.world.clock.advance(1)
         self.assertEqual(client.link.take()["id"], 2)  # type: ignore[index]
 
+    def test_reset_then_refused(self) -> None:
+        """A safe request that was reset, and then finds nobody listening, waits for the next link like any other."""
+        client = self.world.live()
+        client.send(id=1, method="tools/list")
+        client.link.take("lost")
+        self.world.clock.advance(1)
+        client.link.take("refused")
+        self.assertEqual(client.answers(1), [])
+        self.assertIs(client.session.phase, Phase.DOWN)
+        self.assertEqual(self.world.restore(client).take()["id"], 1)  # type: ignore[index]
+
     def test_500(self) -> None:
         """A 500 is passed on as the end of that request, and nothing is sent again."""
         client = self.world.live()
