@@ -103,4 +103,5 @@ class Errors(SynchronousTestCase):
         for kind in tree(ProxyError):
             answer = kind().answer
             self.assertEqual(answer.status == 503, "Retry-After" in answer.headers, kind)
-            self.assertTrue(all(value.isdigit() for name, value in answer.headers.items() if name == "Retry-After"), kind)
+            waits = [value for name, value in answer.headers.items() if name == "Retry-After"]
+            self.assertTrue(all(value.isdigit() for value in waits), kind)
