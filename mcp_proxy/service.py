@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mcp_proxy.backend.auto import Detection, Transport
-from mcp_proxy.backend.backend import Backend, MakeLink
+from mcp_proxy.backend.backend import Backend
 from mcp_proxy.backend.health import Health
 from mcp_proxy.backend.http import BackendHTTP, Target
 from mcp_proxy.backend.http_sse import HTTPSSELink
@@ -26,6 +26,7 @@ from mcp_proxy.config import Settings
 from mcp_proxy.frontend.app import App
 from mcp_proxy.frontend.guard import Guard
 from mcp_proxy.frontend.http_sse import HTTPSSEFront
+from mcp_proxy.frontend.modern import ModernFront
 from mcp_proxy.frontend.status import StatusPages
 from mcp_proxy.frontend.streamable import StreamableFront
 from mcp_proxy.session.interfaces import ILinkOwner, IOutlet
@@ -64,7 +65,7 @@ def make_service(settings: Settings, reactor: Any) -> ProxyService:
             open_timeout=settings.connect_timeout,
         )
 
-    def make_streamable(owner: ILinkOwner, headers: Headers) -> StreamableLink:
+    def make_streamable(owner: ILinkOwner, headers: Headers, stateless: bool = False) -> StreamableLink:
         return StreamableLink(
             owner,
             http.client(),
@@ -74,17 +75,19 @@ def make_service(settings: Settings, reactor: Any) -> ProxyService:
             port.try_connect,
             max_event_bytes=settings.max_event_bytes,
             open_timeout=settings.connect_timeout,
+            stateless=stateless,
         )
 
-    detection = Detection({Transport.SSE: make_sse, Transport.STREAMABLE: make_streamable})
-    make_link: MakeLink = detection.make_link
-    if settings.backend_transport != "auto":
-        make_link = detection.makers[Transport(settings.backend_transport)]
+    detection = Detection(
+        {Transport.SSE: make_sse, Transport.STREAMABLE: make_streamable},
+        partial(make_streamable, stateless=True),
+        None if settings.backend_transport == "auto" else Transport(settings.backend_transport),
+    )
 
     backend = Backend(
         reactor,
         port,
-        make_link,
+        detection.make_link,
         max_attempts=settings.max_reconnect_attempts,
         delay=settings.reconnect_delay,
         jitter=jitter,
@@ -118,11 +121,12 @@ def make_service(settings: Settings, reactor: Any) -> ProxyService:
     registry = Registry(make_session, settings.max_sessions, settings.session_idle_timeout)
     health = Health(backend, port, reactor, settings.connect_timeout)
     sse = HTTPSSEFront(registry, reactor)
-    streamable = StreamableFront(registry)
+    modern = ModernFront(registry)
+    streamable = StreamableFront(registry, modern)
     status = StatusPages(registry, health, reactor, settings.backend_url_redacted)
     app = App(_guard(settings), sse, streamable, status, reactor, settings.stall_timeout)
     return ProxyService(settings, reactor, app=app, backend=backend, http=http, health=health, registry=registry,
-                        fronts=(sse, streamable), status=status)  # fmt: skip
+                        fronts=(sse, streamable, modern), status=status)  # fmt: skip
 
 
 class IFront(Protocol):

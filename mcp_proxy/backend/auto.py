@@ -26,7 +26,7 @@ _NOT_THERE = (400, 404, 405)
 #: How many messages wait until the transport is known.
 MAX_WAITING = 100
 
-MakeLink = Callable[[ILinkOwner, Headers], ILink]
+MakeTransport = Callable[[ILinkOwner, Headers], ILink]
 
 
 class Transport(Enum):
@@ -40,18 +40,28 @@ class Detection:
     """What is known of the backend's transport. It is forgotten in every outage: the next backend may be another.
 
     :param makers: make a link of each transport.
+    :param make_stateless: makes a link for a request of a revision without sessions.
+    :param fixed: what the operator said that it is.
     """
 
-    def __init__(self, makers: dict[Transport, MakeLink]) -> None:
+    def __init__(
+        self,
+        makers: dict[Transport, MakeTransport],
+        make_stateless: MakeTransport,
+        fixed: Transport | None = None,
+    ) -> None:
         self.makers = makers
-        self.transport: Transport | None = None
+        self.transport = self._fixed = fixed
+        self._make_stateless = make_stateless
 
     def forget(self) -> None:
         """Find out again."""
-        self.transport = None
+        self.transport = self._fixed
 
-    def make_link(self, owner: ILinkOwner, headers: Headers) -> ILink:
+    def make_link(self, owner: ILinkOwner, headers: Headers, *, stateless: bool) -> ILink:
         """A link to the backend, whatever it speaks."""
+        if stateless:
+            return self._make_stateless(owner, headers)
         if self.transport is None:
             return AutoLink(self, owner, headers)
         return self.makers[self.transport](owner, headers)

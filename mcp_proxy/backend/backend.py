@@ -30,7 +30,12 @@ STRIKES = 3
 #: How long, in seconds, an answer may take then.
 ANSWER_WAIT = 1.0
 
-MakeLink = Callable[[ILinkOwner, Headers], ILink]
+
+class MakeLink(Protocol):
+    """Makes a link for a session; see :meth:`IBackend.make_link`."""
+
+    def __call__(self, owner: ILinkOwner, headers: Headers, *, stateless: bool) -> ILink:
+        """Make it."""
 
 
 class ISentinel(Protocol):

@@ -134,6 +134,7 @@ class StreamableLink:
     :param headers: what goes with every request of the session.
     :param try_connect: fails if nobody listens.
     :param open_timeout: seconds until the backend must have answered where nothing has to be worked out.
+    :param stateless: for a request of a revision without sessions.
     """
 
     correlates = True
@@ -150,6 +151,7 @@ class StreamableLink:
         *,
         max_event_bytes: int,
         open_timeout: float,
+        stateless: bool = False,
     ) -> None:
         self.max_event_bytes = max_event_bytes
         self._owner = owner
@@ -159,6 +161,7 @@ class StreamableLink:
         self._headers = headers
         self._try_connect = try_connect
         self._open_timeout = open_timeout
+        self._stateless = stateless
         self._session = b""
         self._version = ""
         self._closed = False
@@ -179,7 +182,10 @@ class StreamableLink:
     # -- opening and closing -----------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """See whether anybody listens; there is no connection to be kept."""
+        """See whether anybody listens; there is no connection to be kept. A single request finds out by itself."""
+        if self._stateless:
+            self._owner.link_opened(self)
+            return
         self._ask(self._try_connect(), lambda _: self._owner.link_opened(self), self._unreachable, self._open_timeout)
 
     def _unreachable(self, failure: Failure) -> None:

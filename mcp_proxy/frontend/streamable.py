@@ -12,6 +12,7 @@ from collections.abc import Callable
 from twisted.logger import Logger
 
 from mcp_proxy.frontend.guard import check_message_head, check_reply_head, check_stream_head
+from mcp_proxy.frontend.modern import ModernFront
 from mcp_proxy.frontend.stream import ClientRequest, ClientStream
 from mcp_proxy.session.registry import Registry
 from mcp_proxy.session.replies import CLIENT_RETRY, Reply, StreamableOutlet
@@ -22,10 +23,12 @@ from mcp_proxy.wire.errors import (
     MissingSession,
     NothingToStream,
     NotJSONRPC,
+    OnlyPost,
     UnknownSession,
     VersionRefused,
 )
 from mcp_proxy.wire.jsonrpc import Kind, Message
+from mcp_proxy.wire.modern import is_modern
 
 log = Logger()
 
@@ -33,10 +36,14 @@ SESSION_HEADER = b"mcp-session-id"
 
 
 class StreamableFront:
-    """See the module."""
+    """See the module.
 
-    def __init__(self, registry: Registry) -> None:
+    :param modern: takes what belongs to the revision without sessions.
+    """
+
+    def __init__(self, registry: Registry, modern: ModernFront) -> None:
         self._registry = registry
+        self._modern = modern
         self._streams: dict[ClientStream, StreamableOutlet] = {}
 
     # -- POST --------------------------------------------------------------------------------------------------
@@ -48,8 +55,11 @@ class StreamableFront:
         """
         check_message_head(request)
         check_reply_head(request)
-        _check_version(request)
         messages, is_batch = jsonrpc.parse_all(request.body())
+        if not is_batch and is_modern(messages[0], request.headers):
+            self._modern.post(request, messages[0])
+            return
+        _check_version(request)
         if any(message.method == revisions.INITIALIZE for message in messages):
             if is_batch:
                 raise NotJSONRPC("initialize must not be part of an array.")
@@ -113,6 +123,7 @@ class StreamableFront:
 
         :raises ProxyError: there is no such session of this client's, or the client cannot read a stream.
         """
+        _refuse_modern(request)
         _check_version(request)
         check_stream_head(request)
         session, outlet = self._session(request)
@@ -153,6 +164,7 @@ class StreamableFront:
 
         :raises ProxyError: there is no such session of this client's.
         """
+        _refuse_modern(request)
         session, _ = self._session(request)
         session.close()
         request.stream.respond(200, b"")
@@ -197,6 +209,13 @@ class StreamableFront:
         for stream in list(self._streams):
             if stream.started and not stream.paused:
                 stream.write(sse.comment(b"keepalive"))
+
+
+def _refuse_modern(request: ClientRequest) -> None:
+    """In the revision without sessions there is nothing but POST."""
+    version = request.header(b"mcp-protocol-version").decode("latin-1")
+    if version in revisions.MODERN and not request.header(SESSION_HEADER):
+        raise OnlyPost()
 
 
 def _check_version(request: ClientRequest) -> None:

@@ -266,7 +266,8 @@ class Courier:
             return  # it was answered before its POST was
         method = exchange.message.method if exchange is not None else ""
         log.debug("message not taken: {reason}", reason=refusal.reason, session=self._route.label, method=method)
-        if refusal.status in (404, 410) or outgoing.own_id in self._probing:
+        is_stale = refusal.status in (404, 410) and self._route.outlet.needs_handshake
+        if is_stale or outgoing.own_id in self._probing:
             if exchange is not None:
                 self._rejected(exchange)
             self._route.lost(f"the backend does not know the session any more ({refusal.reason})")
@@ -420,7 +421,11 @@ class Courier:
         now = self._clock.seconds()
         is_live = self._route.phase is Phase.LIVE
         due = min(
-            min(exchange.deadline, exchange.beat, exchange.not_before if is_live else exchange.deadline)
+            min(
+                exchange.beat,
+                exchange.beat if exchange.is_lasting else exchange.deadline,
+                exchange.not_before if is_live else exchange.beat,
+            )
             for exchange in held
         )
         self._timers.set("hold", max(0.0, due - now), self._due)

@@ -39,7 +39,8 @@ class Exchange:
     ``backend_id`` is its id towards the backend. ``deadline``, in seconds of the session's clock, is set while it is
     held. ``is_on_link`` tells whether its last try got as far as the network, whatever became of those before.
     ``token`` is what the client wants to hear of progress under. ``cancelled``: the client does not wait for an answer.
-    ``reply`` is where the answer goes, if it has a place of its own.
+    ``is_lasting``: its answer is a stream that is meant to last, so there is no hurry. ``reply`` is where the answer
+    goes, if it has a place of its own.
     """
 
     message: Message
@@ -55,6 +56,7 @@ class Exchange:
     resends: int = 0
     rejected: bool = False
     cancelled: bool = False
+    is_lasting: bool = False
     reply: object = None
     token: object = field(init=False, default=None)
     fingerprint: int = field(init=False)
@@ -168,11 +170,11 @@ class Exchanges:
 
     def expired(self, now: float) -> list[Exchange]:
         """Take what was held for too long."""
-        return self._take(lambda exchange: exchange.deadline <= now)
+        return self._take(lambda exchange: exchange.deadline <= now and not exchange.is_lasting)
 
     def take_held(self, keep: Callable[[Exchange], bool]) -> list[Exchange]:
         """Take all that is held but what is to be kept."""
-        return self._take(lambda exchange: not keep(exchange))
+        return self._take(lambda exchange: not (keep(exchange) or exchange.is_lasting))
 
     def _take(self, wanted: Callable[[Exchange], bool]) -> list[Exchange]:
         taken = [exchange for exchange in self.held if wanted(exchange)]

@@ -152,9 +152,11 @@ class IOutlet(Protocol):
     """The client's side of a session: where messages for the client go.
 
     ``outlives_streams``: a client without a stream is still a client. ``patient``: the client gives up on an error
-    where it waits for initialize, so it is not to get one before the very end.
+    where it waits for initialize, so it is not to get one before the very end. ``needs_handshake``: nothing but
+    initialize makes sense before that.
     """
 
+    needs_handshake: bool
     outlives_streams: bool
     patient: bool
 
@@ -246,5 +248,8 @@ class IBackend(Protocol):
     def lost(self, loss: Loss) -> None:
         """A live link was lost."""
 
-    def make_link(self, owner: ILinkOwner, headers: Headers) -> ILink:
-        """A link for a session, with its standing headers; it is still to be opened."""
+    def make_link(self, owner: ILinkOwner, headers: Headers, *, stateless: bool) -> ILink:
+        """A link for a session, with its standing headers; it is still to be opened.
+
+        :param stateless: for a request of a revision without sessions.
+        """

@@ -75,6 +75,7 @@ class SSEOutlet:
     :param token: the session's id; event ids are made of it, so that they name the session.
     """
 
+    needs_handshake = True
     outlives_streams = False
     patient = True
 

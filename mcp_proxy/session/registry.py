@@ -38,13 +38,14 @@ class Registry:
         self._idle_timeout = idle_timeout
         self._key = secrets.token_bytes(32)
         self._sessions: dict[str, Session] = {}
+        self._passing: set[Session] = set()  # those of one request each
         self._remembered: OrderedDict[tuple[bytes, bytes], Memory] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._sessions)
 
     def __iter__(self) -> Iterator[Session]:
-        return iter(list(self._sessions.values()))
+        return iter([*self._sessions.values(), *self._passing])
 
     @property
     def connected(self) -> int:
@@ -64,6 +65,17 @@ class Registry:
         token = urlsafe_b64encode(nonce + self._mac(b"session", nonce + owner)).rstrip(b"=").decode()
         session = self._make(token, owner, headers, make_outlet(token))
         self._sessions[token] = session
+        return session
+
+    def once(self, headers: Headers, outlet: IOutlet) -> Session:
+        """A session for one request, which nobody can find.
+
+        :raises TooManySessions: there is no room.
+        """
+        if len(self._passing) >= self._max_sessions:
+            raise TooManySessions()
+        session = self._make("", self.owner_of(headers), headers, outlet)
+        self._passing.add(session)
         return session
 
     def find(self, token: str, headers: Headers) -> Session:
@@ -93,6 +105,7 @@ class Registry:
     def forget(self, session: Session) -> None:
         """The session is over."""
         self._sessions.pop(session.id, None)
+        self._passing.discard(session)
 
     def remember(self, session: Session) -> None:
         """A client has initialized: keep that for a later stream of its that does not."""
@@ -112,7 +125,7 @@ class Registry:
 
     def expire(self, now: float) -> None:
         """Forget the sessions that were without a client for too long."""
-        for session in self:
+        for session in list(self._sessions.values()):
             if session.idle_since is not None and now - session.idle_since >= self._idle_timeout:
                 session.close()
 
@@ -126,6 +139,10 @@ class Registry:
     def _keys(session: Session) -> tuple[tuple[bytes, bytes], ...]:
         agent = next((value for name, value in session.headers if name.lower() == b"user-agent"), b"")
         return (session.owner, agent), (session.owner, b"")
+
+    def owner_of(self, headers: Headers) -> bytes:
+        """A digest of whoever sends these headers."""
+        return self._digest(headers)
 
     def _digest(self, headers: Headers) -> bytes:
         return self._mac(b"owner", credential(headers))

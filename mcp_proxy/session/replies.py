@@ -160,6 +160,7 @@ class StreamableOutlet:
     :param token: the session's id; event ids begin with a digest of it.
     """
 
+    needs_handshake = True
     outlives_streams = True
     patient = False
 

@@ -200,7 +200,7 @@ class Session:
         exchange = self._courier.take_request(message, headers, reply)
         if exchange is None:
             return
-        if message.method == revisions.PING and self.phase is not Phase.LIVE:
+        if message.method == revisions.PING and self.phase is not Phase.LIVE and self.outlet.needs_handshake:
             self.outlet.answer(exchange, jsonrpc.result(message.id or b"", {}))
         elif not self._is_initialized(message) and not self._borrow_handshake():
             self._courier.fail(exchange, truth.never_initialized())
@@ -214,6 +214,8 @@ class Session:
 
     def _is_initialized(self, message: Message) -> bool:
         """Whether the backend may see this message: in a handshake, or after one."""
+        if not self.outlet.needs_handshake:
+            return True
         is_early = message.method in (revisions.INITIALIZE, revisions.PING)
         return is_early or bool(self.memory.initialize) or self._courier.awaits_initialize()
 

@@ -107,7 +107,8 @@ class Uplink:
         """The link is open."""
         if link is not self.link:
             return
-        log.info("connected to backend", session=self._host.label, generation=self.generation)
+        if self._host.outlet.needs_handshake:
+            log.info("connected to backend", session=self._host.label, generation=self.generation)
         if link.is_judged:
             self._token_accepted(self._link_headers)
         self._host.judged(None)
@@ -255,7 +256,8 @@ class Uplink:
         self.generation += 1
         self._told_initialized = False
         self._link_headers = self._host.credentials.for_link
-        self.link = self._backend.make_link(self, self._link_headers)
+        stateless = not self._host.outlet.needs_handshake
+        self.link = self._backend.make_link(self, self._link_headers, stateless=stateless)
         self.link.open()
 
     def close_link(self) -> None:

@@ -80,8 +80,28 @@ class NothingToStream(ProxyError):
     """The reply that Last-Event-ID names is complete."""
 
 
+class InvalidParams(ProxyError):
+    """The params of the request are not what its revision asks for."""
+
+
+class HeaderMismatch(ProxyError):
+    """The headers of the request do not say what its body says."""
+
+
+class UnsupportedVersion(ProxyError):
+    """The request is of a revision that is not spoken here."""
+
+
+class MethodNotFound(ProxyError):
+    """The backend has no such method."""
+
+
 class MethodRefused(ProxyError):
     """This path does not take that HTTP method."""
+
+
+class OnlyPost(MethodRefused):
+    """In revision 2026-07-28 there is nothing but POST."""
 
 
 class LengthRequired(ProxyError):
@@ -152,7 +172,12 @@ ANSWERS: Mapping[type[ProxyError], Answer] = {
     MissingSession: Answer(HTTPStatus.BAD_REQUEST, -32600),
     VersionRefused: Answer(HTTPStatus.BAD_REQUEST, -32600),
     NothingToStream: Answer(HTTPStatus.METHOD_NOT_ALLOWED, -32600, {"Allow": "DELETE, POST"}),
+    InvalidParams: Answer(HTTPStatus.BAD_REQUEST, -32602),
+    HeaderMismatch: Answer(HTTPStatus.BAD_REQUEST, -32020),
+    UnsupportedVersion: Answer(HTTPStatus.BAD_REQUEST, -32022),
+    MethodNotFound: Answer(HTTPStatus.NOT_FOUND, -32601),
     MethodRefused: Answer(HTTPStatus.METHOD_NOT_ALLOWED, -32600),
+    OnlyPost: Answer(HTTPStatus.METHOD_NOT_ALLOWED, -32600, {"Allow": "POST"}),
     LengthRequired: Answer(HTTPStatus.LENGTH_REQUIRED, -32600),
     BodyTooLarge: Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, -32600),
     UnsupportedMediaType: Answer(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, -32600),

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 
 import msgspec
 
+from mcp_proxy.wire.revisions import LEGACY
+
 Header = tuple[bytes, bytes]
 Headers = tuple[Header, ...]
 
@@ -43,7 +45,9 @@ _OF_THE_MESSAGE = frozenset(
     )
 )
 #: Between the client and the proxy: the guard has judged Origin, and sessions and events have ids of our own.
-_OF_OUR_SIDE = frozenset((b"origin", b"referer", b"last-event-id", b"mcp-session-id", b"mcp-protocol-version"))
+_OF_OUR_SIDE = frozenset((b"origin", b"referer", b"last-event-id", b"mcp-session-id"))
+#: Of a revision with a handshake, which the proxy makes itself; a later one belongs to the request.
+_AGREED_VERSIONS = frozenset(version.encode() for version in LEGACY)
 _DROPPED = _HOP_BY_HOP | _OF_THE_MESSAGE | _OF_OUR_SIDE
 
 #: Belong to one request, so a request that the proxy makes by itself does not repeat them.
@@ -62,7 +66,10 @@ def end_to_end(headers: Iterable[Header]) -> Headers:
     return tuple(
         (name, value)
         for name, value in headers
-        if name.lower() not in _DROPPED and name.lower() not in named and not name.lower().startswith(b"sec-")
+        if name.lower() not in _DROPPED
+        and name.lower() not in named
+        and not name.lower().startswith(b"sec-")
+        and not (name.lower() == b"mcp-protocol-version" and value.strip() in _AGREED_VERSIONS)
     )
 
 

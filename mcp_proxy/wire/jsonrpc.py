@@ -169,6 +169,11 @@ def canonical_id(text: bytes) -> bytes | None:
     return _encode(value) if isinstance(value, str) else b"%d" % value
 
 
+def value_of(identity: bytes) -> Any:
+    """An id as a plain Python value."""
+    return msgspec.json.decode(identity)
+
+
 def is_fragile(identity: bytes) -> bool:
     """Whether an id is a number that some JSON parser would round, so that its answer could not be matched."""
     return not identity.startswith(b'"') and abs(int(identity)) > MAX_SAFE_INTEGER

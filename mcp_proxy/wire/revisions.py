@@ -10,6 +10,8 @@ from mcp_proxy.wire.jsonrpc import Message
 
 #: The revisions that begin with a handshake, the oldest first.
 LEGACY = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
+#: The revisions in which each request stands for itself.
+MODERN = ("2026-07-28",)
 #: The only revision in which messages may come in arrays.
 BATCHING = "2025-03-26"
 
@@ -25,6 +27,9 @@ SUBSCRIBE = "resources/subscribe"
 UNSUBSCRIBE = "resources/unsubscribe"
 CALL_TOOL = "tools/call"
 LIST_TOOLS = "tools/list"
+DISCOVER = "server/discover"
+LISTEN = "subscriptions/listen"
+ACKNOWLEDGED = "notifications/subscriptions/acknowledged"
 
 #: Each list that a client can read: its method, the member of the result that holds the items, the capability
 #: that declares it, and what a client is told when it changed.
@@ -48,7 +53,8 @@ _SAFE = frozenset(LISTS) | {
     "completion/complete",
     "prompts/get",
     "resources/read",
-    "server/discover",
+    DISCOVER,
+    LISTEN,  # nothing is missed by listening again but what was missed already
     "tasks/get",
     "tasks/list",
     "tasks/result",

@@ -19,6 +19,7 @@ from mcp_proxy.backend.http import RequestFailed
 from mcp_proxy.frontend.app import App
 from mcp_proxy.frontend.guard import Guard
 from mcp_proxy.frontend.http_sse import HTTPSSEFront
+from mcp_proxy.frontend.modern import ModernFront
 from mcp_proxy.frontend.status import StatusPages
 from mcp_proxy.frontend.stream import LimitedRequest
 from mcp_proxy.frontend.streamable import StreamableFront
@@ -183,7 +184,7 @@ class FakeBackend:
     def lost(self, loss: Loss) -> None:
         """See IBackend."""
 
-    def make_link(self, owner: ILinkOwner, headers: Headers) -> FakeLink:
+    def make_link(self, owner: ILinkOwner, headers: Headers, *, stateless: bool = False) -> FakeLink:
         """See IBackend."""
         link = FakeLink(self, owner, headers)
         self.made.append(link)
@@ -353,7 +354,7 @@ class House:
         backend_port: Any = self.backend_port
         self.health = Health(backend, backend_port, self.clock, 10.0)
         self.front = HTTPSSEFront(self.registry, self.clock)
-        self.streamable = StreamableFront(self.registry)
+        self.streamable = StreamableFront(self.registry, ModernFront(self.registry))
         self.status = StatusPages(self.registry, self.health, self.clock, "http://***@backend:3000")
         self.app = App(guard or Guard(), self.front, self.streamable, self.status, self.clock, stall_timeout)
         requests = type("_Request", (LimitedRequest,), {"max_body_bytes": max_body_bytes})

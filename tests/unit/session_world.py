@@ -116,7 +116,7 @@ class FakeBackend:
         """It has one no longer."""
         self.outage = self.outage or 1.0
 
-    def make_link(self, owner: ILinkOwner, headers: Headers) -> FakeLink:
+    def make_link(self, owner: ILinkOwner, headers: Headers, *, stateless: bool = False) -> FakeLink:
         """A link for it."""
         link = FakeLink(owner, headers)
         self.links.append(link)

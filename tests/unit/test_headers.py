@@ -56,9 +56,15 @@ class EndToEnd(SynchronousTestCase):
         for name in (
             *(b"Host", b"Content-Length", b"Content-Type", b"Content-Encoding", b"Accept", b"Accept-Encoding"),
             *(b"Cache-Control", b"Pragma", b"Range", b"Expect", b"Origin", b"Referer", b"Last-Event-ID"),
-            *(b"Mcp-Session-Id", b"MCP-Protocol-Version", b"Sec-Fetch-Site", b"sec-ch-ua"),
+            *(b"Mcp-Session-Id", b"Sec-Fetch-Site", b"sec-ch-ua"),
         ):
             self.assertEqual(end_to_end([(name, b"x")]), (), name)
+
+    def test_revision(self) -> None:
+        """A revision that a handshake agreed on is told by the proxy itself; any other belongs to the request."""
+        for version, crosses in ((b"2024-11-05", False), (b"2025-11-25", False), (b"2026-07-28", True), (b"x", True)):
+            header = (b"MCP-Protocol-Version", version)
+            self.assertEqual(end_to_end([header]), (header,) if crosses else (), version)
 
     def test_connection_names_more(self) -> None:
         """What Connection names does not cross, wherever Connection stands and however often."""

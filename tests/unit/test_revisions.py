@@ -23,13 +23,14 @@ SAFE = (
     "completion/complete",
     "logging/setLevel",
     "server/discover",
+    "subscriptions/listen",
     "tasks/get",
     "tasks/list",
     "tasks/result",
 )
 UNSAFE = (
     *("tools/call", "tasks/cancel", "tasks/update", "sampling/createMessage", "elicitation/create", "Ping", "ping "),
-    *("x/y", "tools/list/", "resources/subscribe2", "subscriptions/listen", "notifications/initialized"),
+    *("x/y", "tools/list/", "resources/subscribe2", "notifications/initialized"),
 )
 
 

@@ -1,0 +1,73 @@
+"""One ``subscriptions/listen`` of a client's, over the lives of several backends (revision 2026-07-28).
+
+The client's stream outlives the backend's. When the request was made again of the next backend, the client needs no
+second acknowledgement; instead it is told that all it listens for may have changed while nobody listened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from mcp_proxy.wire import jsonrpc, modern, revisions
+from mcp_proxy.wire.jsonrpc import Message
+
+#: What a filter may ask for, and what is told when it may have changed.
+_LISTS = {
+    "toolsListChanged": "notifications/tools/list_changed",
+    "promptsListChanged": "notifications/prompts/list_changed",
+    "resourcesListChanged": "notifications/resources/list_changed",
+}
+_RESOURCES = "resourceSubscriptions"
+
+
+class Listening:
+    """What the client was told that it listens for.
+
+    :param identity: the JSON text of the id of its request, which is also that of the subscription.
+    """
+
+    def __init__(self, identity: bytes) -> None:
+        self._subscription = jsonrpc.value_of(identity)
+        self._identity = identity
+        self._honoured: dict[str, Any] | None = None
+
+    @property
+    def is_acknowledged(self) -> bool:
+        """Whether the client has been told."""
+        return self._honoured is not None
+
+    def acknowledged(self, message: Message) -> tuple[list[bytes], bytes | None]:
+        """A backend acknowledges: the messages for the client, and the result that ends its request, if it must end.
+
+        A backend that honours less than the one before cannot keep what the client was promised.
+        """
+        filter_ = message.params().get("notifications")
+        honours: dict[str, Any] = filter_ if isinstance(filter_, dict) else {}
+        if self._honoured is None:
+            self._honoured = honours
+            return [message.raw], None
+        if not _covers(honours, self._honoured):
+            return [], jsonrpc.result(
+                self._identity, {"resultType": "complete", "_meta": {modern.SUBSCRIPTION: self._subscription}}
+            )
+        return list(self._changes(self._honoured)), None
+
+    def _changes(self, honoured: dict[str, Any]) -> Iterator[bytes]:
+        meta = {modern.SUBSCRIPTION: self._subscription}
+        for name, method in _LISTS.items():
+            if honoured.get(name):
+                yield jsonrpc.notification(method, {"_meta": meta})
+        for uri in _uris(honoured):
+            yield jsonrpc.notification(revisions.RESOURCE_UPDATED, {"uri": uri, "_meta": meta})
+
+
+def _covers(honours: dict[str, Any], promised: dict[str, Any]) -> bool:
+    """Whether everything that was promised is honoured still."""
+    lists = all(honours.get(name) for name in _LISTS if promised.get(name))
+    return lists and set(_uris(promised)) <= set(_uris(honours))
+
+
+def _uris(filter_: dict[str, Any]) -> list[str]:
+    uris = filter_.get(_RESOURCES)
+    return [uri for uri in uris if isinstance(uri, str)] if isinstance(uris, list) else []
