@@ -116,6 +116,16 @@ class Response:
         """The value of a header, or nothing."""
         return next((value for own, value in self.headers if own.lower() == name), b"")
 
+    @property
+    def kind(self) -> bytes:
+        """Its media type, in lower case and without parameters."""
+        return self.header(b"content-type").partition(b";")[0].strip().lower()
+
+    @property
+    def is_event_stream(self) -> bool:
+        """Whether its body is a stream of events."""
+        return 200 <= self.status < 300 and self.kind == b"text/event-stream"
+
     def deliver(self, receiver: IBodyReceiver) -> None:
         """Hand the body over as it comes."""
         self._body = _Body(receiver)

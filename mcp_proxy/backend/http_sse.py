@@ -93,7 +93,6 @@ class HTTPSSELink:
         if self._closed:
             response.abort()
             return
-        kind = response.header(b"content-type").partition(b";")[0].strip().lower()
         if response.status in (401, 403):
             shown_answer(response, self._clock).addCallback(
                 lambda challenge: self._lose(
@@ -105,9 +104,9 @@ class HTTPSSELink:
             hint = " (redirects are not followed)" if 300 <= response.status < 400 else ""
             gateway = response.status in (502, 503, 504)
             self._lose(Loss(f"the backend answered {response.status}{hint}", reachable=not gateway))
-        elif kind != b"text/event-stream":
+        elif not response.is_event_stream:
             response.abort()
-            shown = kind.decode("ascii", "replace")[:60] or "nothing"
+            shown = response.kind.decode("ascii", "replace")[:60] or "nothing"
             self._lose(Loss(f"the backend answered {shown} instead of text/event-stream", reachable=True))
         else:
             self._stream = response

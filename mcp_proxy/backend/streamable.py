@@ -17,7 +17,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mcp_proxy.backend.http import BackendClient, RequestFailed, Response, describe, shown_answer
-from mcp_proxy.session.exchanges import Exchange
+from mcp_proxy.backend.listener import FIRST_RETRY, MAX_RETRY, Listener
+from mcp_proxy.backend.post import Post
 from mcp_proxy.session.interfaces import HTTPAnswer, ILinkOwner, Loss, Outgoing, Refusal
 from mcp_proxy.timers import Timers
 from mcp_proxy.wire import jsonrpc, revisions
@@ -33,97 +34,12 @@ MAX_POSTS = 1100
 MAX_QUEUED = 2000
 #: For how many seconds messages wait for the GET stream, on which they might have effects.
 STREAM_WAIT = 1.0
-#: How many seconds after its end a stream is asked for again, unless the backend says when.
-FIRST_RETRY, MAX_RETRY = 0.2, 30.0
 #: How often in a row a stream that brings nothing is asked for again.
 MAX_RESUMES = 5
 #: How long, in seconds, the end of a session at the backend may take.
 FAREWELL = 5.0
 
-_STREAM = b"text/event-stream"
 _PING = b'"mcp-proxy/link"'
-
-
-class _Post:
-    """One message on its way, and what comes back."""
-
-    def __init__(self, link: StreamableLink, outgoing: Outgoing) -> None:
-        self.outgoing = outgoing
-        self.identity = _id_of(outgoing)
-        self.request: Deferred[Response] | None = None
-        self.response: Response | None = None
-        self.session = b""
-        self.is_stream = self.is_answered = False
-        self.last_event = ""
-        self.retry: float | None = None
-        self.resumes = 0
-        self._link = link
-        self._decoder: Decoder | None = None
-        self._body: list[bytes] = []
-        self._size = 0
-
-    @property
-    def exchange(self) -> Exchange | None:
-        """The client's request that it carries, if it carries one."""
-        return self.outgoing.exchange
-
-    @property
-    def source(self) -> object:
-        """Where its messages go to at the client's side."""
-        return None if self.exchange is None else self.exchange.reply
-
-    def deliver(self, response: Response, decoder: Decoder | None) -> None:
-        """The answer begins: a stream if there is a decoder for it."""
-        self.response, self._decoder = response, decoder
-        self.is_stream = decoder is not None
-        response.deliver(self)
-
-    def body_received(self, data: bytes) -> None:
-        """More of the answer."""
-        if self._decoder is None:
-            self._size += len(data)
-            if self._size <= self._link.max_event_bytes:
-                self._body.append(data)
-            return
-        for event in self._decoder.feed(data):
-            if isinstance(event, Event):
-                if event.id:
-                    self.last_event, self.resumes = event.id, 0
-                if event.retry is not None:
-                    self.retry = event.retry / 1000
-            self._link.event_received(event, self)
-
-    def body_ended(self, reason: str) -> None:
-        """No more of the answer."""
-        if self._decoder is None:
-            self._link.body_received(self, b"".join(self._body), self._size)
-        else:
-            self._link.stream_ended(self, reason)
-
-    def abort(self) -> None:
-        """Want no answer any more."""
-        if self.response is not None:
-            self.response.abort()
-        elif self.request is not None:
-            self.request.cancel()
-
-
-class _Listener:
-    """The GET stream."""
-
-    def __init__(self, link: StreamableLink, response: Response, decoder: Decoder) -> None:
-        self.response = response
-        self._link = link
-        self._decoder = decoder
-
-    def body_received(self, data: bytes) -> None:
-        """More of the stream."""
-        for event in self._decoder.feed(data):
-            self._link.event_received(event, None)
-
-    def body_ended(self, reason: str) -> None:
-        """The stream is over."""
-        self._link.listening_ended(reason)
 
 
 class StreamableLink:
@@ -165,19 +81,16 @@ class StreamableLink:
         self._session = b""
         self._version = ""
         self._closed = False
-        self._posts: dict[Outgoing, _Post] = {}
+        self._posts: dict[Outgoing, Post] = {}
         self._queue: deque[Outgoing] = deque()
         self._is_gated = False  # after `initialized`, until it is known whether there is a GET stream
         self._pausers: set[object] = set()
-        self._listener: _Listener | None = None
-        self._last_event = ""
-        self._retry: float | None = None
-        self._delay = FIRST_RETRY
         self._is_listening_lost = False
         self._pending: set[Deferred[Any]] = set()  # requests of our own that bring no message
-        self._broken: list[tuple[_Post, str]] = []
+        self._broken: list[tuple[Post, str]] = []
         self._is_examined = False
         self._timers = Timers(clock)
+        self._listener = Listener(self, clock)
 
     # -- opening and closing -----------------------------------------------------------------------------------
 
@@ -203,8 +116,7 @@ class StreamableLink:
         self._timers.cancel_all()
         self._queue.clear()
         self._broken.clear()
-        if self._listener is not None:
-            self._listener.response.abort()
+        self._listener.close()
         for post in list(self._posts.values()):
             post.abort()
         for pending in list(self._pending):
@@ -260,18 +172,19 @@ class StreamableLink:
         self._pausers.add(source)
         for response in self._feeding(source):
             response.pause()
+        if source is None:
+            self._listener.pause()
 
     def resume(self, source: object) -> None:
         """It reads again."""
         self._pausers.discard(source)
         for response in self._feeding(source):
             response.resume()
+        if source is None:
+            self._listener.resume()
 
     def _feeding(self, source: object) -> list[Response]:
-        feeding = [post.response for post in self._posts.values() if post.response and post.source is source]
-        if source is None and self._listener is not None:
-            feeding.append(self._listener.response)
-        return feeding
+        return [post.response for post in self._posts.values() if post.response and post.source is source]
 
     # -- messages to the backend -------------------------------------------------------------------------------
 
@@ -290,10 +203,10 @@ class StreamableLink:
             outgoing = self._queue.popleft()
             if outgoing.method == revisions.INITIALIZED:
                 self._is_gated = True
-                self._timers.set("gate", self._open_timeout, self._open_gate)
-            self._post(_Post(self, outgoing), reuse=outgoing.repeatable)
+                self._timers.set("gate", self._open_timeout, self.listening_settled)
+            self._post(Post(self, outgoing), reuse=outgoing.repeatable)
 
-    def _post(self, post: _Post, reuse: bool) -> None:
+    def _post(self, post: Post, reuse: bool) -> None:
         outgoing = post.outgoing
         own = () if outgoing.method == revisions.INITIALIZE else self._own_headers()
         post.request = self._client.open(
@@ -319,7 +232,7 @@ class StreamableLink:
         if not self._closed:
             self._owner.link_sent(self, outgoing)
 
-    def _post_failed(self, failure: Failure, post: _Post, reuse: bool) -> None:
+    def _post_failed(self, failure: Failure, post: Post, reuse: bool) -> None:
         error = RequestFailed.trapped(failure)
         if self._closed:
             return
@@ -330,17 +243,17 @@ class StreamableLink:
         else:
             self._refuse(post, Refusal(0, error.reason))
 
-    def _refuse(self, post: _Post, refusal: Refusal) -> None:
+    def _refuse(self, post: Post, refusal: Refusal) -> None:
         self._posts.pop(post.outgoing, None)
         if not self._closed:
             if post.outgoing.method == revisions.INITIALIZED:
-                self._open_gate()
+                self.listening_settled()
             self._owner.link_refused(self, post.outgoing, refusal)
             self._pump()
 
     # -- what comes back on a POST -----------------------------------------------------------------------------
 
-    def _answered(self, response: Response, post: _Post) -> None:
+    def _answered(self, response: Response, post: Post) -> None:
         post.request = None
         if self._closed:
             response.abort()
@@ -352,38 +265,38 @@ class StreamableLink:
         else:
             self._begun(response, post)
 
-    def _taken(self, post: _Post) -> None:
+    def _taken(self, post: Post) -> None:
         """A notification or an answer was taken."""
         self._posts.pop(post.outgoing, None)
         self._owner.link_accepted(self, post.outgoing)
         if post.outgoing.method == revisions.INITIALIZED and not self._closed:
-            self._listen()
+            self._timers.set("gate", STREAM_WAIT, self.listening_settled)
+            self._listener.ask()
         self._pump()
 
-    def _begun(self, response: Response, post: _Post) -> None:
+    def _begun(self, response: Response, post: Post) -> None:
         """A request was taken, and its answer begins."""
-        kind = response.header(b"content-type").partition(b";")[0].strip().lower()
         post.session = response.header(b"mcp-session-id")
         self._owner.link_accepted(self, post.outgoing)
         if self._closed:
             response.abort()
-        elif kind == _STREAM:
+        elif response.is_event_stream:
             if post.exchange is not None:
                 self._owner.link_streaming(self, post.exchange)
             self._deliver(response, post, Decoder(self.max_event_bytes))
-        elif kind == b"application/json":
+        elif response.kind == b"application/json":
             self._deliver(response, post, None)
         else:
             response.abort()
-            shown = kind.decode("ascii", "replace")[:60] or "nothing"
+            shown = response.kind.decode("ascii", "replace")[:60] or "nothing"
             self._refuse(post, Refusal(0, f"the backend answered {response.status} with {shown} to a request"))
 
-    def _deliver(self, response: Response, post: _Post, decoder: Decoder | None) -> None:
+    def _deliver(self, response: Response, post: Post, decoder: Decoder | None) -> None:
         post.deliver(response, decoder)
         if post.source in self._pausers:
             response.pause()
 
-    def _rejected(self, answer: HTTPAnswer, post: _Post) -> None:
+    def _rejected(self, answer: HTTPAnswer, post: Post) -> None:
         """A message was not taken."""
         own = None if post.exchange is not None else jsonrpc.error_under(post.identity or b"null", answer.body)
         is_final = answer.status in (400, 405, 406, 422, 500) and post.outgoing.method != revisions.INITIALIZE
@@ -395,20 +308,17 @@ class StreamableLink:
         hint = " (redirects are not followed)" if 300 <= answer.status < 400 else ""
         self._refuse(post, Refusal(answer.status, f"the backend answered {answer.status}{hint} to a message", answer))
 
-    def event_received(self, event: Event | Oversized, post: _Post | None) -> None:
+    def event_received(self, event: Event | Oversized, post: Post | None) -> None:
         """An event of a POST's stream, or of the GET stream."""
         if self._closed:
             return
         if isinstance(event, Oversized):
             self._owner.link_oversized(self, event)
             return
-        if post is None:
-            self._last_event = event.id or self._last_event
-            self._retry = self._retry if event.retry is None else event.retry / 1000
         if event.type == "message" and event.data:
             self._messages_received(event.data, post)
 
-    def body_received(self, post: _Post, body: bytes, size: int) -> None:
+    def body_received(self, post: Post, body: bytes, size: int) -> None:
         """The whole of an answer that is no stream."""
         if self._closed:
             return
@@ -419,7 +329,7 @@ class StreamableLink:
             self._messages_received(body, post)
         self._over(post, "the backend's answer to a request is cut off, or none")
 
-    def _messages_received(self, data: bytes, post: _Post | None) -> None:
+    def _messages_received(self, data: bytes, post: Post | None) -> None:
         try:
             messages, _ = jsonrpc.parse_all(data)
         except (NotJSON, NotJSONRPC) as error:
@@ -435,10 +345,10 @@ class StreamableLink:
                 self._owner.link_received(self, message, None if post is None else post.exchange)
 
     @staticmethod
-    def _is_answer(message: Message, post: _Post) -> bool:
+    def _is_answer(message: Message, post: Post) -> bool:
         return message.id == post.identity or (message.id is None and message.is_error)
 
-    def _over(self, post: _Post, reason: str) -> None:
+    def _over(self, post: Post, reason: str) -> None:
         """Nothing more comes on a POST."""
         if self._closed:
             return
@@ -452,7 +362,7 @@ class StreamableLink:
 
     # -- broken streams ----------------------------------------------------------------------------------------
 
-    def stream_ended(self, post: _Post, reason: str) -> None:
+    def stream_ended(self, post: Post, reason: str) -> None:
         """The stream of a POST is over; if it was not the backend's way to let us poll, the backend is asked why."""
         if self._closed or post.is_answered:
             self._over(post, reason)
@@ -461,7 +371,7 @@ class StreamableLink:
         else:
             self._examine(post, reason)
 
-    def _resume_later(self, post: _Post) -> None:
+    def _resume_later(self, post: Post) -> None:
         if post.resumes >= MAX_RESUMES:
             self._refuse(post, Refusal(0, "the backend ended the stream without the answer"))
             return
@@ -469,26 +379,27 @@ class StreamableLink:
         delay = FIRST_RETRY * 2**post.resumes if post.retry is None else post.retry
         self._timers.set(f"resume {id(post)}", min(delay, MAX_RETRY), self._resume, post)
 
-    def _resume(self, post: _Post) -> None:
-        self._get(
+    def _resume(self, post: Post) -> None:
+        self.get(
             post.last_event,
             lambda response: self._resumed(response, post),
             lambda failure: self._examine(post, RequestFailed.trapped(failure).reason),
         )
 
-    def _resumed(self, response: Response, post: _Post) -> None:
-        if _is_stream(response):
+    def _resumed(self, response: Response, post: Post) -> None:
+        if response.is_event_stream:
             self._deliver(response, post, Decoder(self.max_event_bytes))
         else:
             response.abort()
             self._refuse(post, Refusal(0, f"the backend answered {response.status} when asked for the rest"))
 
-    def _get(self, last_event: str, answered: Callable[[Response], None], failed: Callable[[Failure], None]) -> None:
+    def get(self, last_event: str, answered: Callable[[Response], None], failed: Callable[[Failure], None]) -> None:
+        """Ask for a stream, from after this event on."""
         since: Headers = ((b"Last-Event-ID", last_event.encode()),) if last_event else ()
-        headers = (*self._headers, (b"Accept", _STREAM), *self._own_headers(), *since)
+        headers = (*self._headers, (b"Accept", b"text/event-stream"), *self._own_headers(), *since)
         self._ask(self._client.open("GET", self._url, headers), answered, failed, self._open_timeout)
 
-    def _examine(self, post: _Post | None, reason: str) -> None:
+    def _examine(self, post: Post | None, reason: str) -> None:
         """A stream broke. Has the backend gone, has it forgotten the session, or was it only the stream?"""
         if post is not None:
             self._broken.append((post, reason))
@@ -521,7 +432,7 @@ class StreamableLink:
         self._is_examined = False
         if self._is_listening_lost:
             self._is_listening_lost = False
-            self._listen_later()
+            self._listener.ask_later()
         broken, self._broken = self._broken, []
         for post, reason in broken:
             if post.last_event:
@@ -531,63 +442,14 @@ class StreamableLink:
 
     # -- the GET stream ----------------------------------------------------------------------------------------
 
-    def _listen(self) -> None:
-        """Ask for the GET stream; until it is there, or is known not to be offered, nothing else is sent."""
-        self._timers.set("gate", STREAM_WAIT, self._open_gate)
-        self._get(self._last_event, self._listening, self._not_listening)
-
-    def _listen_again(self) -> None:
-        self._get(self._last_event, self._listening, self._not_listening)
-
-    def _open_gate(self) -> None:
+    def listening_settled(self) -> None:
+        """What waited for the GET stream, on which it might have effects, can go."""
         self._timers.cancel("gate")
         self._is_gated = False
         self._pump()
 
-    def _listening(self, response: Response) -> None:
-        if _is_stream(response):
-            listener = self._listener = _Listener(self, response, Decoder(self.max_event_bytes))
-            response.deliver(listener)
-            self._timers.set("settled", MAX_RETRY, self._settled)
-            if None in self._pausers:
-                response.pause()
-        else:
-            response.abort()
-            log.debug("backend answered {status} to GET", status=response.status)
-            if response.status in (409, 429) or response.status >= 500:
-                self._listen_later()
-        self._open_gate()
-
-    def _not_listening(self, failure: Failure) -> None:
-        self._open_gate()
-        self.listening_ended(RequestFailed.trapped(failure).reason)
-
-    def _settled(self) -> None:
-        """A stream that lasts is asked for again at once."""
-        self._delay = FIRST_RETRY
-
-    def listening_ended(self, reason: str) -> None:
+    def listening_broke(self, reason: str) -> None:
         """The GET stream is over."""
-        if self._closed:
-            return
-        self._listener = None
-        self._timers.cancel("settled")
-        self._is_listening_lost = True
-        self._examine(None, reason)
-
-    def _listen_later(self) -> None:
-        delay = self._delay if self._retry is None else self._retry
-        self._delay = min(self._delay * 2, MAX_RETRY)
-        self._timers.set("listen", min(delay, MAX_RETRY), self._listen_again)
-
-
-def _is_stream(response: Response) -> bool:
-    kind = response.header(b"content-type").partition(b";")[0].strip().lower()
-    return response.status == 200 and kind == _STREAM
-
-
-def _id_of(outgoing: Outgoing) -> bytes | None:
-    """The id under which an answer will come; None if none will."""
-    if outgoing.exchange is not None:
-        return outgoing.exchange.backend_id if outgoing.exchange.is_request else None
-    return jsonrpc.parse(outgoing.raw).id if outgoing.method else None
+        if not self._closed:
+            self._is_listening_lost = True
+            self._examine(None, reason)

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from twisted.internet.interfaces import IReactorTime
 
 from mcp_proxy import __version__
-from mcp_proxy.backend.health import Health
 from mcp_proxy.frontend.stream import ClientRequest
 from mcp_proxy.session.registry import Registry
+
+
+class IHealth(Protocol):
+    """What is known of the backend's health."""
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether requests can be expected to reach it."""
+
+    def describe(self) -> dict[str, Any]:
+        """For the page."""
 
 
 class StatusPages:
@@ -19,7 +29,7 @@ class StatusPages:
     :param backend_url: as it may be shown, without credentials.
     """
 
-    def __init__(self, registry: Registry, health: Health, clock: IReactorTime, backend_url: str) -> None:
+    def __init__(self, registry: Registry, health: IHealth, clock: IReactorTime, backend_url: str) -> None:
         self._registry = registry
         self._health = health
         self._clock = clock

@@ -1,0 +1,99 @@
+"""One message on its way to a Streamable HTTP backend, and what comes back on its POST."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from twisted.internet.defer import Deferred
+
+from mcp_proxy.backend.http import Response
+from mcp_proxy.session.exchanges import Exchange
+from mcp_proxy.session.interfaces import Outgoing
+from mcp_proxy.wire import jsonrpc
+from mcp_proxy.wire.sse import Decoder, Event, Oversized
+
+
+class IPostOwner(Protocol):
+    """Whom a POST tells what comes back; a link does this."""
+
+    max_event_bytes: int
+
+    def event_received(self, event: Event | Oversized, post: Post | None) -> None:
+        """An event of its stream."""
+
+    def body_received(self, post: Post, body: bytes, size: int) -> None:
+        """The whole of an answer that is no stream."""
+
+    def stream_ended(self, post: Post, reason: str) -> None:
+        """Its stream is over."""
+
+
+class Post:
+    """One message on its way, and what comes back."""
+
+    def __init__(self, link: IPostOwner, outgoing: Outgoing) -> None:
+        self.outgoing = outgoing
+        self.identity = _id_of(outgoing)
+        self.request: Deferred[Response] | None = None
+        self.response: Response | None = None
+        self.session = b""
+        self.is_stream = self.is_answered = False
+        self.last_event = ""
+        self.retry: float | None = None
+        self.resumes = 0
+        self._link = link
+        self._decoder: Decoder | None = None
+        self._body: list[bytes] = []
+        self._size = 0
+
+    @property
+    def exchange(self) -> Exchange | None:
+        """The client's request that it carries, if it carries one."""
+        return self.outgoing.exchange
+
+    @property
+    def source(self) -> object:
+        """Where its messages go to at the client's side."""
+        return None if self.exchange is None else self.exchange.reply
+
+    def deliver(self, response: Response, decoder: Decoder | None) -> None:
+        """The answer begins: a stream if there is a decoder for it."""
+        self.response, self._decoder = response, decoder
+        self.is_stream = decoder is not None
+        response.deliver(self)
+
+    def body_received(self, data: bytes) -> None:
+        """More of the answer."""
+        if self._decoder is None:
+            self._size += len(data)
+            if self._size <= self._link.max_event_bytes:
+                self._body.append(data)
+            return
+        for event in self._decoder.feed(data):
+            if isinstance(event, Event):
+                if event.id:
+                    self.last_event, self.resumes = event.id, 0
+                if event.retry is not None:
+                    self.retry = event.retry / 1000
+            self._link.event_received(event, self)
+
+    def body_ended(self, reason: str) -> None:
+        """No more of the answer."""
+        if self._decoder is None:
+            self._link.body_received(self, b"".join(self._body), self._size)
+        else:
+            self._link.stream_ended(self, reason)
+
+    def abort(self) -> None:
+        """Want no answer any more."""
+        if self.response is not None:
+            self.response.abort()
+        elif self.request is not None:
+            self.request.cancel()
+
+
+def _id_of(outgoing: Outgoing) -> bytes | None:
+    """The id under which an answer will come; None if none will."""
+    if outgoing.exchange is not None:
+        return outgoing.exchange.backend_id if outgoing.exchange.is_request else None
+    return jsonrpc.parse(outgoing.raw).id if outgoing.method else None
