@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mcp_proxy.backend import streamable
+from mcp_proxy.backend import listener, streamable
+from tests.integration.service_case import BOB
 from tests.integration.streamable_case import ALICE, StreamableCase, result_of, silent
 from tests.integration.test_crowd import Flood
 from tests.support import messages
@@ -272,7 +273,7 @@ class Listening(StreamCase):
 
     async def test_retry(self) -> None:
         """A GET stream is opened again when the backend has said."""
-        self.patch(streamable, "FIRST_RETRY", 60.0)
+        self.patch(listener, "FIRST_RETRY", 60.0)
         self.start()
         client = await self.joined()
         stream = self.backend.get_stream
@@ -303,6 +304,15 @@ class Listening(StreamCase):
         self.backend.on_get = self.backend.open_stream
         await self.until(lambda: self.backend.streams)
         await self.assert_works(client)
+
+    async def test_redirect(self) -> None:
+        """A redirected GET is not followed; the session does without a stream."""
+        where = ("Location", f"http://127.0.0.1:{self.backend.port}/elsewhere")
+        self.backend.on_get = lambda connection, asked: connection.write(response(302, b"", where))
+        self.start()
+        client = await self.joined()
+        await self.assert_works(client)
+        self.assertEqual([asked.path for asked in self.backend.asked if "elsewhere" in asked.path], [])
 
     async def test_silent_get(self) -> None:
         """A backend that does not answer the GET gets its messages all the same."""
@@ -454,14 +464,20 @@ class Replies(StreamCase):
     async def test_first_of_all(self) -> None:
         """Nothing is sent after `initialized` before the GET stream is there."""
         held: list[tuple[BackendConnection, Asked]] = []
-        self.backend.on_get = lambda connection, asked: held.append((connection, asked))
+
+        def on_get(connection: BackendConnection, asked: Asked) -> None:
+            self.backend.on_get = self.backend.open_stream
+            held.append((connection, asked))
+
+        self.backend.on_get = on_get
         self.patch(streamable, "STREAM_WAIT", 60.0)
         self.start(connect_timeout=5.0)
         client = self.speaker(ALICE)
         await client.initialize()
         await client.begin(messages.call("early"))
         await self.until(lambda: held)
-        self.assertEqual(self.backend.line(), ["initialize", "notifications/initialized", "GET"])
+        await self.assert_works(await self.speaking(BOB))
+        self.assertEqual([got.headers["x-api-key"] for got in self.backend.deliveries("tools/call")], ["bob-key"])
         self.backend.open_stream(*held[0])
         self.assertIn("result", await client.answer_to("early"))
 
