@@ -40,16 +40,18 @@ JSON_HEAD: HeaderList = ((b"content-type", b"application/json"),)
 class FakeLink:
     """A link whose backend is a function: it answers each request at once, or not at all.
 
-    ``sent`` holds the messages that the backend has got, decoded.
+    ``sent`` holds the messages that the backend has got, decoded. ``stateless``: it is for one request of a revision
+    without sessions.
     """
 
     correlates = False
     is_judged = True
 
-    def __init__(self, backend: FakeBackend, owner: ILinkOwner, headers: Headers) -> None:
+    def __init__(self, backend: FakeBackend, owner: ILinkOwner, headers: Headers, stateless: bool = False) -> None:
         self.backend = backend
         self.owner = owner
         self.headers = headers
+        self.stateless = stateless
         self.sent: list[Json] = []
         self.outgoing: list[Outgoing] = []
         self.paused = False
@@ -71,7 +73,8 @@ class FakeLink:
         value: Json = {**_decoded(outgoing.raw)}
         self.sent.append(value)
         self.outgoing.append(outgoing)
-        self.owner.link_sent(self, outgoing)
+        if self.backend.reaches:
+            self.owner.link_sent(self, outgoing)
         refusal = self.backend.refusals.pop(message.method, None)
         if refusal is not None:
             self.owner.link_refused(self, outgoing, refusal)
@@ -95,6 +98,12 @@ class FakeLink:
         """The end."""
         self.closed = True
 
+    def stream(self) -> None:
+        """The backend answers its newest message with a stream."""
+        exchange = self.outgoing[-1].exchange
+        assert exchange is not None
+        self.owner.link_streaming(self, exchange)
+
     def tell(self, message: Json) -> None:
         """The backend sends a message."""
         self.owner.link_received(self, jsonrpc.parse(encoded(message)))
@@ -108,8 +117,8 @@ class FakeLink:
 class FakeBackend:
     """The shared view of a backend that is up or down as the test says.
 
-    ``opens``: whether a link opens at once; ``accepts``: whether messages are acknowledged. ``answers`` maps a
-    method to what is answered (None: nothing).
+    ``opens``: whether a link opens at once; ``reaches``: whether messages get as far as the network; ``accepts``:
+    whether they are acknowledged. ``answers`` maps a method to what is answered (None: nothing).
     ``refusals`` maps a method to how its next message is refused. ``challenge``: how streams are refused.
     """
 
@@ -119,6 +128,7 @@ class FakeBackend:
         self.is_down = False
         self.outages = self.attempts = 0
         self.opens = True
+        self.reaches = True
         self.accepts = True
         self.challenge: HTTPAnswer | None = None
         self.refusals: dict[str, Refusal] = {}
@@ -186,7 +196,7 @@ class FakeBackend:
 
     def make_link(self, owner: ILinkOwner, headers: Headers, *, stateless: bool = False) -> FakeLink:
         """See IBackend."""
-        link = FakeLink(self, owner, headers)
+        link = FakeLink(self, owner, headers, stateless)
         self.made.append(link)
         return link
 
@@ -354,7 +364,8 @@ class House:
         backend_port: Any = self.backend_port
         self.health = Health(backend, backend_port, self.clock, 10.0)
         self.front = HTTPSSEFront(self.registry, self.clock)
-        self.streamable = StreamableFront(self.registry, ModernFront(self.registry))
+        self.modern = ModernFront(self.registry)
+        self.streamable = StreamableFront(self.registry, self.modern)
         self.status = StatusPages(self.registry, self.health, self.clock, "http://***@backend:3000")
         self.app = App(guard or Guard(), self.front, self.streamable, self.status, self.clock, stall_timeout)
         requests = type("_Request", (LimitedRequest,), {"max_body_bytes": max_body_bytes})
