@@ -50,8 +50,8 @@ def make_service(settings: Settings, reactor: Any) -> ProxyService:
     """
     rng = random.Random()
     jitter = partial(_spread, rng)
-    http = BackendHTTP(reactor, settings.connect_timeout)
     target = Target.of(settings.backend_url)
+    http = BackendHTTP(reactor, target, settings.connect_timeout)
     port = Port(reactor, target, http.client(), settings.backend_health_path, settings.connect_timeout)
 
     def make_sse(owner: ILinkOwner, headers: Headers) -> HTTPSSELink:
@@ -60,7 +60,7 @@ def make_service(settings: Settings, reactor: Any) -> ProxyService:
             http.client(),
             reactor,
             target.url + settings.backend_sse_path,
-            target.with_credentials(headers),
+            headers,
             max_event_bytes=settings.max_event_bytes,
             open_timeout=settings.connect_timeout,
         )
@@ -71,7 +71,7 @@ def make_service(settings: Settings, reactor: Any) -> ProxyService:
             http.client(),
             reactor,
             target.url + settings.backend_mcp_path,
-            target.with_credentials(headers),
+            headers,
             port.try_connect,
             max_event_bytes=settings.max_event_bytes,
             open_timeout=settings.connect_timeout,
@@ -213,6 +213,7 @@ class ProxyService(MultiService):
         for loop, _ in self._loops:
             if loop.running:
                 loop.stop()
+        self._health.stop()
         self._backend.stop()
         for session in self._registry:
             session.close()

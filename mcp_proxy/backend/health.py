@@ -35,6 +35,7 @@ class Health:
         self._checked: float | None = None
         self._status: int | None = None
         self._problem = "not checked yet"
+        self._asking: Deferred[Any] | None = None
 
     @property
     def is_healthy(self) -> bool:
@@ -45,7 +46,13 @@ class Health:
 
     def check(self) -> Deferred[None]:
         """Ask for the page once; never fails."""
-        return self._port.ask(self._timeout).addCallbacks(self._answered, self._unanswered).addErrback(self._failed)
+        self._asking = self._port.ask(self._timeout)
+        return self._asking.addCallbacks(self._answered, self._unanswered).addErrback(self._failed)
+
+    def stop(self) -> None:
+        """Want to know no longer."""
+        if self._asking is not None:
+            self._asking.cancel()
 
     def _answered(self, status: int) -> None:
         self._checked = self._clock.seconds()

@@ -14,6 +14,7 @@ import treq.client
 from attrs import define, frozen
 from treq.cookies import IndexableCookieJar
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.error import (
     ConnectError,
     ConnectingCancelledError,
@@ -27,9 +28,9 @@ from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone, ResponseFailed
+from twisted.web.client import URI, Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool, ResponseDone, ResponseFailed
 from twisted.web.http_headers import Headers as WebHeaders
-from twisted.web.iweb import IAgent, IBodyProducer, IResponse
+from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResponse
 from zope.interface import implementer
 
 from mcp_proxy.session.interfaces import HTTPAnswer
@@ -40,6 +41,8 @@ log = Logger()
 #: Idle connections are given up before the backend does it; uvicorn closes them after 5 s.
 IDLE_CONNECTION_TIMEOUT = 4.0
 MAX_IDLE_CONNECTIONS = 32
+#: Seconds between the addresses of a name; Twisted's 0.3 is also how late it tells of the last refusal.
+ATTEMPT_DELAY = 0.05
 #: How much of a refusal's body is kept for the client, for how many seconds it is waited for, and which headers count.
 MAX_REFUSAL_BYTES = 64 * 1024
 REFUSAL_WAIT = 2.0
@@ -280,22 +283,43 @@ class _PlainAgent:
         return self._agent.request(method, uri, headers, bodyProducer)
 
 
+@implementer(IAgentEndpointFactory)
+@frozen
+class _Endpoints:
+    """Connects like Twisted's own, but learns of a refused connection sooner."""
+
+    _reactor: Any
+    _timeout: float
+    _policy: BrowserLikePolicyForHTTPS
+
+    def endpointForURI(self, uri: URI) -> Any:
+        endpoint = HostnameEndpoint(
+            self._reactor, uri.host.decode("ascii"), uri.port, timeout=self._timeout, attemptDelay=ATTEMPT_DELAY
+        )
+        if uri.scheme == b"http":
+            return endpoint
+        return wrapClientTLS(self._policy.creatorForNetloc(uri.host, uri.port), endpoint)
+
+
 class BackendHTTP:
     """The connections to the backend.
 
     :param reactor: makes connections (TCP, TLS, names) and keeps time.
+    :param target: whose credentials go with requests that have none.
     :param connect_timeout: seconds until a connection attempt is given up.
     """
 
-    def __init__(self, reactor: Any, connect_timeout: float) -> None:
+    def __init__(self, reactor: Any, target: Target, connect_timeout: float) -> None:
         self._reactor = reactor
+        self._target = target
         self._pool = HTTPConnectionPool(reactor, persistent=True)
         self._pool.retryAutomatically = False
         self._pool.maxPersistentPerHost = MAX_IDLE_CONNECTIONS
         self._pool.cachedConnectionTimeout = IDLE_CONNECTION_TIMEOUT  # type: ignore[assignment]
         single_use = HTTPConnectionPool(reactor, persistent=False)
-        self._pooled = _PlainAgent(Agent(reactor, connectTimeout=connect_timeout, pool=self._pool))
-        self._fresh = _PlainAgent(Agent(reactor, connectTimeout=connect_timeout, pool=single_use))
+        endpoints = _Endpoints(reactor, connect_timeout, BrowserLikePolicyForHTTPS())
+        self._pooled = _PlainAgent(Agent.usingEndpointFactory(reactor, endpoints, self._pool))
+        self._fresh = _PlainAgent(Agent.usingEndpointFactory(reactor, endpoints, single_use))
         self._farewells: set[Deferred[Any]] = set()
 
     def client(self) -> BackendClient:
@@ -306,6 +330,7 @@ class BackendHTTP:
             pooled=treq.client.HTTPClient(self._pooled, jar, _as_is),
             fresh=treq.client.HTTPClient(self._fresh, jar, _as_is),
             farewells=self._farewells,
+            target=self._target,
         )
 
     def said_farewell(self) -> Deferred[Any]:
@@ -334,6 +359,7 @@ class BackendClient:
     _pooled: treq.client.HTTPClient
     _fresh: treq.client.HTTPClient
     _farewells: set[Deferred[Any]]
+    _target: Target
 
     def farewell(self, method: str, url: str, headers: Headers, timeout: float) -> None:
         """Send a request whose answer nobody waits for, for at most so many seconds."""
@@ -368,7 +394,7 @@ class BackendClient:
         client = self._pooled if reuse else self._fresh
         producer = None if body is None else _BytesBody(body, sending)
         web_headers = WebHeaders()
-        for name, value in headers:
+        for name, value in self._target.with_credentials(headers):
             web_headers.addRawHeader(name, value)
 
         def answered(response: IResponse) -> Response:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
-
 from hyperlink import URL, URLParseError
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -11,6 +9,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mcp_proxy.backend.http import BackendClient, RequestFailed, Response, shown_answer
+from mcp_proxy.backend.outbox import Outbox
 from mcp_proxy.session.interfaces import HTTPAnswer, ILinkOwner, Loss, Outgoing, Refusal
 from mcp_proxy.timers import Timers
 from mcp_proxy.wire import jsonrpc
@@ -20,9 +19,8 @@ from mcp_proxy.wire.sse import Decoder, Event
 
 log = Logger()
 
-#: How many POSTs of one link may be under way, and how many messages may wait for their turn.
+#: How many POSTs of one link may be under way.
 MAX_POSTS = 64
-MAX_QUEUED = 2000
 #: For how many seconds a message that must keep its place waits for a slow acknowledgement of the others.
 ORDER_WAIT = 2.0
 
@@ -61,10 +59,8 @@ class HTTPSSELink:
         self._stream: Response | None = None
         self._closed = False
         self._pausers: set[object] = set()
-        self._queue: deque[Outgoing] = deque()
+        self._outbox = Outbox(clock, self._send_now, max_posts=MAX_POSTS, order_wait=ORDER_WAIT)
         self._posts: dict[Outgoing, Deferred[Response]] = {}
-        self._answered: set[Outgoing] = set()  # of these, the ones whose request was answered already
-        self._barriers = 0
         self._opening: Deferred[None] | None = None
         self._timers = Timers(clock)
 
@@ -156,10 +152,9 @@ class HTTPSSELink:
 
     def _free_post(self, backend_id: bytes | None) -> None:
         """A request was answered: one that waits need not wait for its acknowledgement, which may never come."""
-        for outgoing in self._posts:
+        for outgoing in list(self._posts):
             if outgoing.exchange is not None and outgoing.exchange.backend_id == backend_id:
-                self._answered.add(outgoing)
-        self._pump()
+                self._outbox.done(outgoing)
 
     def pause(self, source: object) -> None:
         """Receive nothing for now."""
@@ -179,7 +174,7 @@ class HTTPSSELink:
             return
         self._closed = True
         self._timers.cancel_all()
-        self._queue.clear()
+        self._outbox.clear()
         if self._stream is not None:
             self._stream.abort()
         elif self._opening is not None:
@@ -195,35 +190,13 @@ class HTTPSSELink:
     # -- messages ----------------------------------------------------------------------------------------------
 
     def send(self, outgoing: Outgoing) -> None:
-        """Post a message. Requests may overtake each other, a barrier neither overtakes nor is overtaken."""
+        """Post a message when its turn comes."""
         if self._closed:
             return
-        if len(self._queue) >= MAX_QUEUED:
+        if not self._outbox.add(outgoing):
             self._owner.link_refused(self, outgoing, Refusal(0, "too many messages wait for the backend"))
-            return
-        self._queue.append(outgoing)
-        self._pump()
 
-    def _pump(self) -> None:
-        while self._queue and not self._closed:
-            outgoing = self._queue[0]
-            if len(self._posts) - len(self._answered) >= MAX_POSTS:
-                return
-            if self._barriers or (outgoing.barrier and len(self._posts) > len(self._answered)):
-                self._timers.keep("order", ORDER_WAIT, self._waited_enough)
-                return
-            self._next()
-
-    def _waited_enough(self) -> None:
-        """The backend acknowledges slowly: it will have read the earlier messages by now."""
-        if self._queue:
-            self._next()
-        self._pump()
-
-    def _next(self) -> None:
-        self._timers.cancel("order")
-        outgoing = self._queue.popleft()
-        self._barriers += outgoing.barrier
+    def _send_now(self, outgoing: Outgoing) -> None:
         self._post(outgoing, reuse=outgoing.repeatable)
 
     def _post(self, outgoing: Outgoing, reuse: bool) -> None:
@@ -246,13 +219,8 @@ class HTTPSSELink:
         if not self._closed:
             self._owner.link_sent(self, outgoing)
 
-    def _post_over(self, outgoing: Outgoing) -> None:
-        self._posts.pop(outgoing, None)
-        self._answered.discard(outgoing)
-        self._barriers -= outgoing.barrier
-
     def _posted(self, response: Response, outgoing: Outgoing) -> None:
-        self._post_over(outgoing)
+        self._posts.pop(outgoing, None)
         if self._closed:
             response.abort()
             return
@@ -261,7 +229,7 @@ class HTTPSSELink:
             self._owner.link_accepted(self, outgoing)
         else:
             shown_answer(response, self._clock).addCallback(self._refused, outgoing)
-        self._pump()
+        self._outbox.done(outgoing)
 
     def _refused(self, answer: HTTPAnswer, outgoing: Outgoing) -> None:
         if not self._closed:
@@ -273,7 +241,7 @@ class HTTPSSELink:
         if reuse and not self._closed:
             self._post(outgoing, reuse=False)  # the idle connection was closed; this message may be repeated
             return
-        self._post_over(outgoing)
+        self._posts.pop(outgoing, None)
         if not self._closed:
             self._owner.link_refused(self, outgoing, Refusal(0, error.reason))
-            self._pump()
+        self._outbox.done(outgoing)

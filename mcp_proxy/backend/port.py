@@ -10,11 +10,8 @@ from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from mcp_proxy.backend.http import BackendClient, Response, Target
+from mcp_proxy.backend.http import ATTEMPT_DELAY, BackendClient, Response, Target
 from mcp_proxy.wire.headers import Headers
-
-#: Seconds between the addresses of a name; Twisted's 0.3 is also how late it tells of the last refusal.
-ATTEMPT_DELAY = 0.05
 
 
 class Sentinel(Protocol):
@@ -48,7 +45,7 @@ class Port:
         self._target = target
         self._client = client
         self._health_url = target.url + health_path
-        self._headers: Headers = target.with_credentials(((b"Accept", b"application/json, */*"),))
+        self._headers: Headers = ((b"Accept", b"application/json, */*"),)
         self._timeout = timeout
 
     def try_connect(self) -> Deferred[None]:

@@ -54,7 +54,7 @@ class Post:
     @property
     def source(self) -> object:
         """Where its messages go to at the client's side."""
-        return None if self.exchange is None else self.exchange.reply
+        return self if self.exchange is None else self.exchange.reply  # what is ours, no client can hold up
 
     def deliver(self, response: Response, decoder: Decoder | None) -> None:
         """The answer begins: a stream if there is a decoder for it."""

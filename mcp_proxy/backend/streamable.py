@@ -7,10 +7,10 @@ session id tells which of the two it is.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -18,20 +18,24 @@ from twisted.python.failure import Failure
 
 from mcp_proxy.backend.http import BackendClient, RequestFailed, Response, describe, shown_answer
 from mcp_proxy.backend.listener import FIRST_RETRY, MAX_RETRY, Listener
+from mcp_proxy.backend.outbox import Outbox
 from mcp_proxy.backend.post import Post
 from mcp_proxy.session.interfaces import HTTPAnswer, ILinkOwner, Loss, Outgoing, Refusal
 from mcp_proxy.timers import Timers
 from mcp_proxy.wire import jsonrpc, revisions
 from mcp_proxy.wire.errors import NotJSON, NotJSONRPC
-from mcp_proxy.wire.headers import Headers
+from mcp_proxy.wire.headers import Headers, standing
 from mcp_proxy.wire.jsonrpc import Kind, Message
 from mcp_proxy.wire.sse import Decoder, Event, Oversized
 
 log = Logger()
 
-#: How many POSTs of one link may be under way, and how many messages may wait for their turn.
+#: How many POSTs of one link may be under way.
 MAX_POSTS = 1100
-MAX_QUEUED = 2000
+#: For how many seconds a message that must keep its place waits for the backend to answer the others' heads.
+ORDER_WAIT = 0.1
+#: For how many seconds, once the session is known to be lost, POSTs without an answer may still be refused as well.
+STALE_WAIT = 1.0
 #: For how many seconds messages wait for the GET stream, on which they might have effects.
 STREAM_WAIT = 1.0
 #: How often in a row a stream that brings nothing is asked for again.
@@ -39,6 +43,8 @@ MAX_RESUMES = 5
 #: How long, in seconds, the end of a session at the backend may take.
 FAREWELL = 5.0
 
+#: What is answered to a session that is not known, or by what is no MCP endpoint (any more).
+_UNKNOWN = (404, 405, 410)
 _PING = b'"mcp-proxy/link"'
 
 
@@ -82,12 +88,14 @@ class StreamableLink:
         self._version = ""
         self._closed = False
         self._posts: dict[Outgoing, Post] = {}
-        self._queue: deque[Outgoing] = deque()
-        self._is_gated = False  # after `initialized`, until it is known whether there is a GET stream
+        self._outbox = Outbox(clock, self._send_now, max_posts=MAX_POSTS, order_wait=ORDER_WAIT)
         self._pausers: set[object] = set()
         self._is_listening_lost = False
         self._pending: set[Deferred[Any]] = set()  # requests of our own that bring no message
         self._broken: list[tuple[Post, str]] = []
+        self._doubtful: list[tuple[Post, Refusal]] = []  # refused, or the session is unknown: a ping tells
+        self._unseen: list[Outgoing] = []  # refused because the session is unknown
+        self._stale = ""  # why the session is known to be lost
         self._is_examined = False
         self._timers = Timers(clock)
         self._listener = Listener(self, clock)
@@ -114,8 +122,9 @@ class StreamableLink:
             return
         self._closed = True
         self._timers.cancel_all()
-        self._queue.clear()
+        self._outbox.clear()
         self._broken.clear()
+        self._doubtful.clear()
         self._listener.close()
         for post in list(self._posts.values()):
             post.abort()
@@ -189,22 +198,17 @@ class StreamableLink:
     # -- messages to the backend -------------------------------------------------------------------------------
 
     def send(self, outgoing: Outgoing) -> None:
-        """Post a message."""
+        """Post a message when its turn comes."""
         if self._closed:
             return
-        if len(self._queue) >= MAX_QUEUED:
+        if not self._outbox.add(outgoing):
             self._owner.link_refused(self, outgoing, Refusal(0, "too many messages wait for the backend"))
-            return
-        self._queue.append(outgoing)
-        self._pump()
 
-    def _pump(self) -> None:
-        while self._queue and not self._is_gated and not self._closed and len(self._posts) < MAX_POSTS:
-            outgoing = self._queue.popleft()
-            if outgoing.method == revisions.INITIALIZED:
-                self._is_gated = True
-                self._timers.set("gate", self._open_timeout, self.listening_settled)
-            self._post(Post(self, outgoing), reuse=outgoing.repeatable)
+    def _send_now(self, outgoing: Outgoing) -> None:
+        if outgoing.method == revisions.INITIALIZED:  # until it is known whether there is a GET stream
+            self._outbox.hold()
+            self._timers.set("gate", self._open_timeout, self.listening_settled)
+        self._post(Post(self, outgoing), reuse=outgoing.repeatable)
 
     def _post(self, post: Post, reuse: bool) -> None:
         outgoing = post.outgoing
@@ -244,12 +248,16 @@ class StreamableLink:
             self._refuse(post, Refusal(0, error.reason))
 
     def _refuse(self, post: Post, refusal: Refusal) -> None:
-        self._posts.pop(post.outgoing, None)
+        self._forget(post)
         if not self._closed:
             if post.outgoing.method == revisions.INITIALIZED:
                 self.listening_settled()
             self._owner.link_refused(self, post.outgoing, refusal)
-            self._pump()
+
+    def _forget(self, post: Post) -> None:
+        """Nothing more comes of it."""
+        self._posts.pop(post.outgoing, None)
+        self._outbox.done(post.outgoing)
 
     # -- what comes back on a POST -----------------------------------------------------------------------------
 
@@ -267,17 +275,21 @@ class StreamableLink:
 
     def _taken(self, post: Post) -> None:
         """A notification or an answer was taken."""
-        self._posts.pop(post.outgoing, None)
-        self._owner.link_accepted(self, post.outgoing)
+        self._accepted(post)
         if post.outgoing.method == revisions.INITIALIZED and not self._closed:
             self._timers.set("gate", STREAM_WAIT, self.listening_settled)
             self._listener.ask()
-        self._pump()
+        self._forget(post)
+
+    def _accepted(self, post: Post) -> None:
+        self._headers = standing(post.outgoing.headers)  # the newest credential that the backend takes
+        self._owner.link_accepted(self, post.outgoing)
 
     def _begun(self, response: Response, post: Post) -> None:
         """A request was taken, and its answer begins."""
         post.session = response.header(b"mcp-session-id")
-        self._owner.link_accepted(self, post.outgoing)
+        self._accepted(post)
+        self._outbox.heard(post.outgoing)
         if self._closed:
             response.abort()
         elif response.is_event_stream:
@@ -298,21 +310,54 @@ class StreamableLink:
 
     def _rejected(self, answer: HTTPAnswer, post: Post) -> None:
         """A message was not taken."""
-        own = None if post.exchange is not None else jsonrpc.error_under(post.identity or b"null", answer.body)
-        is_final = answer.status in (400, 405, 406, 422, 500) and post.outgoing.method != revisions.INITIALIZE
-        if own is not None and is_final and not post.outgoing.own_id and not self._closed:
-            self._posts.pop(post.outgoing, None)
-            self._owner.link_received(self, jsonrpc.parse(own))  # to a request of ours, an error like any other
-            self._pump()
+        if self._closed:
             return
-        hint = " (redirects are not followed)" if 300 <= answer.status < 400 else ""
-        self._refuse(post, Refusal(answer.status, f"the backend answered {answer.status}{hint} to a message", answer))
+        status = answer.status
+        hint = " (redirects are not followed)" if 300 <= status < 400 else ""
+        refusal = Refusal(status, f"the backend answered {status}{hint} to a message", answer)
+        if self._version and (status in _UNKNOWN or (status == 400 and self._stale)):
+            self._unseen.append(post.outgoing)
+            self._forget(post)
+            self._session_lost(refusal.reason)
+        elif self._version and status == 400:
+            self._doubtful.append((post, refusal))
+            self._outbox.heard(post.outgoing)
+            self._examine(None, refusal.reason)
+        else:
+            self._refuse(post, refusal)
+
+    def _refuse_genuinely(self, post: Post, refusal: Refusal) -> None:
+        """The backend knows the session, so what it said was meant for that very message."""
+        own = None
+        if post.exchange is None and refusal.answer is not None:
+            own = jsonrpc.error_under(post.identity or b"null", refusal.answer.body)
+        if own is None:
+            self._refuse(post, evolve(refusal, is_genuine=True))
+            return
+        self._forget(post)
+        self._owner.link_received(self, jsonrpc.parse(own))  # to a request of ours, an error like any other
+
+    def _session_lost(self, reason: str) -> None:
+        """The backend does not know the session; others of our POSTs will hear the same, and count as not sent then."""
+        self._stale = self._stale or reason
+        self._outbox.hold()
+        if self._outbox.has_unheard:
+            self._timers.keep("stale", STALE_WAIT, self._lose_session)
+        else:
+            self._lose_session()
+
+    def _lose_session(self) -> None:
+        unseen = (*self._unseen, *(post.outgoing for post, _ in self._doubtful))
+        reason = f"the backend does not know the session any more ({self._stale})"
+        self._lose(Loss(reason, reachable=True, unseen=unseen))
 
     def event_received(self, event: Event | Oversized, post: Post | None) -> None:
         """An event of a POST's stream, or of the GET stream."""
         if self._closed:
             return
         if isinstance(event, Oversized):
+            if post is not None and jsonrpc.answered_id(event.head, event.tail) == post.identity:
+                post.is_answered = True
             self._owner.link_oversized(self, event)
             return
         if event.type == "message" and event.data:
@@ -338,6 +383,8 @@ class StreamableLink:
         for message in messages:
             if post is not None and message.kind is Kind.RESPONSE and self._is_answer(message, post):
                 post.is_answered = True
+                if message.id is None:
+                    message = jsonrpc.parse(jsonrpc.with_id(message.raw, post.identity or b"null"))
                 if post.outgoing.method == revisions.INITIALIZE and not message.is_error:
                     self._session = post.session
                     self._version = str(message.params().get("protocolVersion", ""))
@@ -355,10 +402,9 @@ class StreamableLink:
         if not post.is_answered:
             self._refuse(post, Refusal(0, reason))
             return
-        self._posts.pop(post.outgoing, None)
+        self._forget(post)
         if post.session and self._session and post.session != self._session:
-            self._lose(Loss("the backend has begun another session by itself", reachable=True))
-        self._pump()
+            self._session_lost("it has begun another by itself")
 
     # -- broken streams ----------------------------------------------------------------------------------------
 
@@ -406,7 +452,7 @@ class StreamableLink:
         if self._is_examined:
             return
         self._is_examined = True
-        if not self._session:  # there is none to ask for
+        if not self._version or not self._session:  # there is none to ask for
             self._ask(self._try_connect(), self._only_streams_broke, self._unreachable, self._open_timeout)
             return
         headers = (
@@ -421,8 +467,8 @@ class StreamableLink:
     def _examined(self, response: Response) -> None:
         status, session = response.status, response.header(b"mcp-session-id")
         response.abort()
-        if status in (400, 404, 410) or (status < 300 and session and session != self._session):
-            self._lose(Loss(f"the backend does not know the session any more (HTTP {status})", reachable=True))
+        if status == 400 or status in _UNKNOWN or (status < 300 and session and session != self._session):
+            self._session_lost(f"HTTP {status} to a ping")
         elif status >= 502:
             self._lose(Loss(f"the backend answered {status}", reachable=False))
         else:
@@ -433,6 +479,9 @@ class StreamableLink:
         if self._is_listening_lost:
             self._is_listening_lost = False
             self._listener.ask_later()
+        doubtful, self._doubtful = self._doubtful, []
+        for post, refusal in doubtful:
+            self._refuse_genuinely(post, refusal)
         broken, self._broken = self._broken, []
         for post, reason in broken:
             if post.last_event:
@@ -445,8 +494,8 @@ class StreamableLink:
     def listening_settled(self) -> None:
         """What waited for the GET stream, on which it might have effects, can go."""
         self._timers.cancel("gate")
-        self._is_gated = False
-        self._pump()
+        if not self._stale:
+            self._outbox.go()
 
     def listening_broke(self, reason: str) -> None:
         """The GET stream is over."""

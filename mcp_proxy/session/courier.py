@@ -6,6 +6,7 @@ truth. When there is a link, and when there is none, is the session's business.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
@@ -212,7 +213,10 @@ class Courier:
             self._route.outlet.emit(cancellation, about)
         now = self._clock.seconds()
         for exchange in self._exchanges.lose(self._is_repeatable, now + self._policy.hold_timeout):
-            self.fail(exchange, truth.outcome_unknown(exchange, self._route.trouble))
+            if exchange.delivery is Delivery.NOT_SENT:
+                self.fail(exchange, Overloaded())  # there is no room to hold it
+            else:
+                self.fail(exchange, truth.outcome_unknown(exchange, self._route.trouble))
         for exchange in self._exchanges.held:
             exchange.beat = max(exchange.beat, now + FIRST_BEAT)
         self._arm()
@@ -252,6 +256,7 @@ class Courier:
         exchange = outgoing.exchange
         if exchange is not None:
             exchange.delivery = Delivery.ACCEPTED
+            exchange.deadline = 0.0  # whatever becomes of it now, its time begins anew
             if not self._is_repeatable(exchange):
                 exchange.forget_text()
         probed, refusal = self._probing.pop(outgoing.own_id, (None, None))
@@ -276,7 +281,7 @@ class Courier:
                 self._route.lost(refusal.reason, refusal.challenge, is_away=refusal.status >= 502)
         elif refusal.status == 0 or refusal.status >= 502:
             self._undelivered(exchange, refusal)
-        elif refusal.status == 400 and self._route.memory.initialize and not exchange.rejected:
+        elif refusal.status == 400 and self._route.memory.initialize and not (exchange.rejected or refusal.is_genuine):
             self._probe(exchange, refusal)
         else:
             self._exchanges.drop(exchange)
@@ -296,9 +301,16 @@ class Courier:
         else:
             self.fail(exchange, truth.refused(refusal))
 
+    def unseen(self, outgoings: Iterable[Outgoing]) -> None:
+        """Messages that the backend refused because it does not know the session."""
+        for outgoing in outgoings:
+            if outgoing.exchange is not None and self._exchanges.is_in_flight(outgoing.exchange):
+                self._rejected(outgoing.exchange)
+
     def _rejected(self, exchange: Exchange) -> None:
         """Refused before it was looked at: it may be sent once more, whatever it is."""
         exchange.delivery = Delivery.NOT_SENT
+        exchange.deadline = 0.0
         if exchange.rejected and exchange.is_request:
             self._exchanges.drop(exchange)
             self.fail(exchange, BackendRefused("The backend refused the request twice as unknown to it."))
@@ -369,6 +381,8 @@ class Courier:
     def deliver_notification(self, message: Message, about: Exchange | None) -> None:
         """The backend tells something; where it cancels a request of its own, that has another id here."""
         if message.method != revisions.CANCELLED:
+            if about is not None and message.method == revisions.PROGRESS:
+                about.has_progress = True
             self._route.outlet.emit(message.raw, about)
             return
         withdrawn = self._questions.withdrawn(message)

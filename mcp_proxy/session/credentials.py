@@ -54,6 +54,8 @@ class Credentials:
 
     def accepted(self, headers: Headers) -> bool:
         """The backend has accepted something with these headers; tells whether that makes the new token count."""
+        if credential(headers) == credential(self.headers):
+            self._is_refused = False
         if self._renewal is None or credential(headers) != credential(self._renewal[1]):
             return False
         self.owner, self.headers = self._renewal

@@ -39,8 +39,8 @@ class Exchange:
     ``backend_id`` is its id towards the backend. ``deadline``, in seconds of the session's clock, is set while it is
     held. ``is_on_link`` tells whether its last try got as far as the network, whatever became of those before.
     ``token`` is what the client wants to hear of progress under. ``cancelled``: the client does not wait for an answer.
-    ``is_lasting``: its answer is a stream that is meant to last, so there is no hurry. ``reply`` is where the answer
-    goes, if it has a place of its own.
+    ``has_progress``: the backend has reported some. ``is_lasting``: its answer is a stream that is meant to last, so
+    there is no hurry. ``reply`` is where the answer goes, if it has a place of its own.
     """
 
     message: Message
@@ -57,6 +57,7 @@ class Exchange:
     rejected: bool = False
     cancelled: bool = False
     is_lasting: bool = False
+    has_progress: bool = False
     reply: object = None
     token: object = field(init=False, default=None)
     fingerprint: int = field(init=False)
@@ -133,7 +134,7 @@ class Exchanges:
         """
         if len(self.held) >= self._max_held or self.held_bytes + exchange.size > self._max_held_bytes:
             raise Full()
-        exchange.deadline = deadline
+        exchange.deadline = exchange.deadline or deadline
         self.held.append(exchange)
         self._register(exchange)
 
@@ -213,13 +214,13 @@ class Exchanges:
                 unknown.append(exchange)
                 continue
             # how far it got stays known: should it never be sent again, the client is told the truth
-            exchange.deadline = deadline
+            exchange.deadline = exchange.deadline or deadline
             exchange.resends += exchange.delivery is not Delivery.NOT_SENT
             bytes_left -= exchange.size
             back.append(exchange)
             self._register(exchange)
         self.held = back + self.held  # they came before what is held
-        return unknown
+        return sorted(unknown, key=lambda each: each.arrived)
 
     @staticmethod
     def _may_go_again(exchange: Exchange, is_repeatable: Callable[[Exchange], bool]) -> bool:

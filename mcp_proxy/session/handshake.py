@@ -97,7 +97,7 @@ class Memory:
         shown = response.params()
         capabilities = shown.get("capabilities")
         capabilities = capabilities if isinstance(capabilities, dict) else {}
-        self.initialize = request.body
+        self.initialize = request.body if request.body.startswith(b"{") else b"{}"
         self.version = str(shown.get("protocolVersion", ""))
         self.capabilities = frozenset(capabilities)
         # We compare the lists after each restart, so we can promise what the backend alone cannot.
@@ -113,10 +113,12 @@ class Memory:
         seen = self.lists.get(request.method)
         if seen is None or not request.params().get("cursor"):
             seen = self.lists[request.method] = SeenList()
+            if request.method == revisions.LIST_TOOLS:
+                self.tools = {}
         if seen.pages < MAX_PAGES:
             seen.add(page, member)
-        if request.method == revisions.LIST_TOOLS:
-            self.learn_tools(page)
+            if request.method == revisions.LIST_TOOLS:
+                self.learn_tools(page)
 
     def learn_tools(self, page: dict[str, Any]) -> None:
         """Remember which tools of a page say that they may be called again."""

@@ -47,21 +47,27 @@ class HTTPAnswer:
 class Loss:
     """Why there is no link any more, or none yet.
 
-    ``reachable``: the backend answered, so others may well have a link.
+    ``reachable``: the backend answered, so others may well have a link. ``unseen``: messages that it refused without a
+    look at them, because it does not know the session.
     """
 
     reason: str
     reachable: bool
     challenge: HTTPAnswer | None = None
+    unseen: tuple[Outgoing, ...] = ()
 
 
 @frozen
 class Refusal:
-    """What became of a message that the backend did not accept: its status (0 for none), why, and what it said."""
+    """What became of a message that the backend did not accept: its status (0 for none), why, and what it said.
+
+    ``is_genuine``: the backend is known to know the session, so the message itself was refused.
+    """
 
     status: int
     reason: str
     answer: HTTPAnswer | None = None
+    is_genuine: bool = False
 
     @property
     def challenge(self) -> HTTPAnswer | None:

@@ -112,7 +112,7 @@ class Registry:
         for key in self._keys(session):
             self._remembered[key] = session.memory.borrowed()
             self._remembered.move_to_end(key)
-        while len(self._remembered) > MAX_REMEMBERED:
+        while len(self._remembered) > 2 * MAX_REMEMBERED:  # two keys each
             self._remembered.popitem(last=False)
 
     def recall(self, session: Session) -> Memory | None:

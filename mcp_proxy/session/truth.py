@@ -91,7 +91,7 @@ def error_answer(exchange: Exchange, error: ProxyError, outage: float, retry_aft
 
 def still_held(exchange: Exchange) -> bytes | None:
     """A sign of life for a held request that gave a progress token; None where it gave none."""
-    if exchange.token is None:
+    if exchange.token is None or exchange.has_progress:  # ours must stay below what the backend says, or be none
         return None
     exchange.beats += 1
     progress = {

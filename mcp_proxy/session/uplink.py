@@ -169,6 +169,7 @@ class Uplink:
         if link is not self.link:
             return
         self._loss = loss
+        self._courier.unseen(loss.unseen)
         label, reason = self._host.label, loss.reason
         if self._live_since is not None and loss.reachable:
             log.info("backend lost the session: {reason}", reason=reason, session=label, generation=self.generation)

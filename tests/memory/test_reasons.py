@@ -5,14 +5,14 @@ from __future__ import annotations
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from mcp_proxy.backend.http import BackendHTTP, RequestFailed
+from mcp_proxy.backend.http import BackendHTTP, RequestFailed, Target
 
 
 class Reasons(SynchronousTestCase):
     def failed(self, body: bytes | None) -> RequestFailed:
         """A request to a backend that never accepts the connection."""
         reactor = MemoryReactorClock()
-        client = BackendHTTP(reactor, 10.0).client()
+        client = BackendHTTP(reactor, Target.of("http://127.0.0.1:1"), 10.0).client()
         opened = client.open("POST" if body else "GET", "http://127.0.0.1:3000/x", (), body)
         opened.cancel()
         return RequestFailed.trapped(self.failureResultOf(opened))
