@@ -8,7 +8,6 @@ session id tells which of the two it is.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from attrs import evolve
 from twisted.internet.defer import Deferred
@@ -16,6 +15,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from mcp_proxy.backend.errands import Errands
 from mcp_proxy.backend.http import BackendClient, RequestFailed, Response, describe, shown_answer
 from mcp_proxy.backend.listener import FIRST_RETRY, MAX_RETRY, Listener
 from mcp_proxy.backend.outbox import Outbox
@@ -91,7 +91,7 @@ class StreamableLink:
         self._outbox = Outbox(clock, self._send_now, max_posts=MAX_POSTS, order_wait=ORDER_WAIT)
         self._pausers: set[object] = set()
         self._is_listening_lost = False
-        self._pending: set[Deferred[Any]] = set()  # requests of our own that bring no message
+        self._errands = Errands(clock, open_timeout)
         self._broken: list[tuple[Post, str]] = []
         self._doubtful: list[tuple[Post, Refusal]] = []  # refused, or the session is unknown: a ping tells
         self._unseen: list[Outgoing] = []  # refused because the session is unknown
@@ -107,7 +107,7 @@ class StreamableLink:
         if self._stateless:
             self._owner.link_opened(self)
             return
-        self._ask(self._try_connect(), lambda _: self._owner.link_opened(self), self._unreachable, self._open_timeout)
+        self._errands.run(self._try_connect(), lambda _: self._owner.link_opened(self), self._unreachable)
 
     def _unreachable(self, failure: Failure) -> None:
         error = failure.value
@@ -128,8 +128,7 @@ class StreamableLink:
         self._listener.close()
         for post in list(self._posts.values()):
             post.abort()
-        for pending in list(self._pending):
-            pending.cancel()
+        self._errands.close()
         if done and self._session:
             self._client.farewell("DELETE", self._url, (*self._headers, *self._own_headers()), FAREWELL)
 
@@ -137,36 +136,6 @@ class StreamableLink:
         if not self._closed:
             self.close()
             self._owner.link_lost(self, loss)
-
-    def _ask(
-        self,
-        asked: Deferred[Any],
-        answered: Callable[[Any], None],
-        failed: Callable[[Failure], None],
-        timeout: float,
-    ) -> None:
-        """Wait for something of our own, for so many seconds; after the end of the link nothing is called."""
-        self._pending.add(asked)
-        deadline = self._clock.callLater(timeout, asked.cancel)
-
-        def over(result: Any) -> Any:
-            self._pending.discard(asked)
-            if deadline.active():
-                deadline.cancel()
-            return result
-
-        def succeeded(result: Any) -> None:
-            if not self._closed:
-                answered(result)
-            elif isinstance(result, Response):
-                result.abort()
-
-        def broke(failure: Failure) -> None:
-            if not self._closed:
-                failed(failure)
-
-        asked.addBoth(over).addCallbacks(succeeded, broke)
-        asked.addErrback(lambda failure: log.failure("an answer of the backend's could not be handled", failure))
 
     def _own_headers(self) -> Headers:
         session: Headers = ((b"Mcp-Session-Id", self._session),) if self._session else ()
@@ -443,7 +412,7 @@ class StreamableLink:
         """Ask for a stream, from after this event on."""
         since: Headers = ((b"Last-Event-ID", last_event.encode()),) if last_event else ()
         headers = (*self._headers, (b"Accept", b"text/event-stream"), *self._own_headers(), *since)
-        self._ask(self._client.open("GET", self._url, headers), answered, failed, self._open_timeout)
+        self._errands.run(self._client.open("GET", self._url, headers), answered, failed)
 
     def _examine(self, post: Post | None, reason: str) -> None:
         """A stream broke. Has the backend gone, has it forgotten the session, or was it only the stream?"""
@@ -453,7 +422,7 @@ class StreamableLink:
             return
         self._is_examined = True
         if not self._version or not self._session:  # there is none to ask for
-            self._ask(self._try_connect(), self._only_streams_broke, self._unreachable, self._open_timeout)
+            self._errands.run(self._try_connect(), self._only_streams_broke, self._unreachable)
             return
         headers = (
             *self._headers,
@@ -462,7 +431,7 @@ class StreamableLink:
             *self._own_headers(),
         )
         asked = self._client.open("POST", self._url, headers, jsonrpc.request(_PING, revisions.PING))
-        self._ask(asked, self._examined, self._unreachable, self._open_timeout)
+        self._errands.run(asked, self._examined, self._unreachable)
 
     def _examined(self, response: Response) -> None:
         status, session = response.status, response.header(b"mcp-session-id")

@@ -15,8 +15,8 @@ from mcp_proxy.session.session import Session
 from mcp_proxy.wire.errors import TooManySessions, UnknownSession
 from mcp_proxy.wire.headers import Headers, credential
 
-#: For how many clients the last handshake is kept, for a client that comes back without one.
-MAX_REMEMBERED = 1000
+#: How many handshakes are kept for clients that come back without one; a client that names its kind takes two.
+MAX_REMEMBERED = 2000
 
 
 class Registry:
@@ -112,7 +112,7 @@ class Registry:
         for key in self._keys(session):
             self._remembered[key] = session.memory.borrowed()
             self._remembered.move_to_end(key)
-        while len(self._remembered) > 2 * MAX_REMEMBERED:  # two keys each
+        while len(self._remembered) > MAX_REMEMBERED:
             self._remembered.popitem(last=False)
 
     def recall(self, session: Session) -> Memory | None:
