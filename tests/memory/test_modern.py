@@ -727,6 +727,16 @@ class Listen(ModernCase):
         quick.hang_up()
         self.house.modern.keep_alive()
 
+    def test_slow_over_a_restart(self) -> None:
+        """The next link is paused as well for a client that does not read."""
+        client = self.ask(modern.listen(1, toolsListChanged=True))
+        client.stop_reading()
+        self.backend.go_down()
+        self.backend.come_back()
+        self.assertEqual([link.paused for link in self.backend.made], [True, True])
+        client.read_again()
+        self.assertFalse(self.link.paused)
+
     def test_client_leaves(self) -> None:
         """Closing the stream ends it at the backend, or there is nothing to be asked again."""
         client, other = (self.ask(modern.listen(n, toolsListChanged=True)) for n in (1, 2))
