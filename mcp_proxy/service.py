@@ -24,6 +24,7 @@ from mcp_proxy.backend.port import Port
 from mcp_proxy.backend.streamable import StreamableLink
 from mcp_proxy.config import Settings
 from mcp_proxy.frontend.app import App
+from mcp_proxy.frontend.discovery import Discovery
 from mcp_proxy.frontend.guard import Guard
 from mcp_proxy.frontend.http_sse import HTTPSSEFront
 from mcp_proxy.frontend.modern import ModernFront
@@ -124,7 +125,7 @@ def make_service(settings: Settings, reactor: Any) -> ProxyService:
     modern = ModernFront(registry)
     streamable = StreamableFront(registry, modern)
     status = StatusPages(registry, health, reactor, settings.backend_url_redacted)
-    app = App(_guard(settings), sse, streamable, status, reactor, settings.stall_timeout)
+    app = App(_guard(settings), sse, streamable, status, Discovery(port.fetch), reactor, settings.stall_timeout)
     return ProxyService(settings, reactor, app=app, backend=backend, http=http, health=health, registry=registry,
                         fronts=(sse, streamable, modern), status=status)  # fmt: skip
 

@@ -46,7 +46,7 @@ ATTEMPT_DELAY = 0.05
 #: How much of a refusal's body is kept for the client, for how many seconds it is waited for, and which headers count.
 MAX_REFUSAL_BYTES = 64 * 1024
 REFUSAL_WAIT = 2.0
-_SHOWN = (b"www-authenticate", b"content-type", b"retry-after")
+_SHOWN = (b"www-authenticate", b"content-type", b"retry-after", b"cache-control")
 
 
 class RequestFailed(Exception):
@@ -88,6 +88,12 @@ class Target:
             port,
             b"Basic " + encoded if encoded else b"",
         )
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port, without a path."""
+        parts = urlsplit(self.url)
+        return f"{parts.scheme}://{parts.netloc}"
 
     def with_credentials(self, headers: Headers) -> Headers:
         """The headers, with the credentials of BACKEND_URL if the client has brought none."""

@@ -10,7 +10,8 @@ from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from mcp_proxy.backend.http import ATTEMPT_DELAY, BackendClient, Response, Target
+from mcp_proxy.backend.http import ATTEMPT_DELAY, BackendClient, Response, Target, shown_answer
+from mcp_proxy.session.interfaces import HTTPAnswer
 from mcp_proxy.wire.headers import Headers
 
 
@@ -47,6 +48,7 @@ class Port:
         self._health_url = target.url + health_path
         self._headers: Headers = ((b"Accept", b"application/json, */*"),)
         self._timeout = timeout
+        self._origin = target.origin
 
     def try_connect(self) -> Deferred[None]:
         """Connect and hang up; fails if nobody listens."""
@@ -91,6 +93,21 @@ class Port:
             return response.status
 
         return asked.addBoth(over).addCallback(answered)
+
+    def fetch(self, path: str, headers: Headers) -> Deferred[HTTPAnswer]:
+        """Get a page, as it is, from the root of the backend's origin.
+
+        :raises RequestFailed: (by the Deferred) nobody answered in time.
+        """
+        asked = self._client.open("GET", self._origin + path, (*headers, (b"Accept", b"application/json, */*")))
+        deadline = self._reactor.callLater(self._timeout, asked.cancel)
+
+        def over(result: Any) -> Any:
+            if deadline.active():
+                deadline.cancel()
+            return result
+
+        return asked.addBoth(over).addCallback(shown_answer, self._reactor)
 
 
 def _nothing() -> None:

@@ -14,6 +14,7 @@ from twisted.web.iweb import IRequest
 from twisted.web.server import Site
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
+from mcp_proxy.frontend.discovery import Discovery
 from mcp_proxy.frontend.guard import Guard
 from mcp_proxy.frontend.http_sse import HTTPSSEFront
 from mcp_proxy.frontend.status import StatusPages
@@ -37,6 +38,7 @@ class App:
         sse: HTTPSSEFront,
         streamable: StreamableFront,
         status: StatusPages,
+        discovery: Discovery,
         clock: IReactorTime,
         stall_timeout: float,
     ) -> None:
@@ -44,6 +46,7 @@ class App:
         self._sse = sse
         self._streamable = streamable
         self._status = status
+        self._discovery = discovery
         self._clock = clock
         self._stall_timeout = stall_timeout
 
@@ -91,6 +94,11 @@ class App:
     def message(self, request: IRequest, token: str) -> Deferred[None]:
         """A message of an HTTP+SSE client."""
         return self._serve(request, lambda taken: self._sse.post(taken, token))
+
+    @klein.route("/.well-known/<path:page>", methods=["GET"])
+    def well_known(self, request: IRequest, page: str) -> Deferred[None]:
+        """Where does a client get a token?"""
+        return self._serve(request, self._discovery.get)
 
     @klein.route("/health", methods=["GET"])
     def health(self, request: IRequest) -> Deferred[None]:

@@ -77,3 +77,14 @@ class Health(ServiceCase):
     def checks(self) -> int:
         """How often the page was asked for."""
         return sum(asked.path.startswith("/health") for asked in self.backend.asked)
+
+
+class WellKnown(ServiceCase):
+    async def test_page(self) -> None:
+        """A discovery page comes from the root of the backend's origin, with status, kind and body unchanged."""
+        page = b'{"resource": "x", "n": 1.0}'
+        self.backend.health = response(401, page, ("Content-Type", "application/json"))
+        self.start(backend_url=f"http://127.0.0.1:{self.backend.port}/prefix")
+        answer = await self.client().fetch("GET", "/.well-known/oauth-protected-resource/mcp")
+        self.assertEqual((answer.status, answer.body), (401, page))
+        self.assertEqual(answer.header(b"content-type"), b"application/json")

@@ -9,6 +9,7 @@ from typing import Any
 from treq.testing import StubTreq
 
 from mcp_proxy.frontend.guard import Guard
+from mcp_proxy.session.interfaces import HTTPAnswer
 from tests.memory.house_case import HouseCase
 from tests.support.http1 import HeaderList
 
@@ -264,3 +265,36 @@ class Guards(HouseCase):
         self.assertEqual(self.house.ask("GET", "/", good).answer.status, 200)
         bad = ((b"host", b"proxy.example"), (b"origin", b"https://other.example"))
         self.assertEqual(self.house.ask("GET", "/", bad).answer.status, 403)
+
+
+class WellKnown(HouseCase):
+    PATH = "/.well-known/oauth-protected-resource/mcp"
+
+    def test_passed_on(self) -> None:
+        """A page that tells where to get a token comes from the backend as it is, whatever its status."""
+        page = b'{"resource": "https://proxy.example/mcp"}'
+        kind = (b"content-type", b"application/json")
+        self.house.backend_port.pages[self.PATH] = HTTPAnswer(200, (kind,), page)
+        answer = self.house.ask("GET", self.PATH, ((b"mcp-protocol-version", b"2025-11-25"), (b"x-own", b"1"))).answer
+        self.assertEqual((answer.status, answer.body, answer.header(b"content-type")), (200, page, kind[1]))
+        self.assertEqual(self.house.backend_port.fetched[0][0], self.PATH)
+        self.assertIn((b"x-own", b"1"), self.house.backend_port.fetched[0][1])
+        self.assertEqual(self.house.ask("GET", "/.well-known/other").answer.status, 404)
+
+    def test_nobody_there(self) -> None:
+        """Without a backend nobody knows: 503, to be tried again."""
+        self.house.backend_port.status = None
+        self.assert_json_error(self.house.ask("GET", self.PATH).answer, 503, -31001)
+
+    def test_only_read(self) -> None:
+        """Nothing but GET, and no other path, reaches the backend that way."""
+        self.assertEqual(self.house.ask("POST", self.PATH, body=b"{}").answer.status, 405)
+        for path in (
+            "/.well-known",
+            "/.well-known/",
+            "/.well-known/../health",
+            "/.well-known/%2e%2e/x",
+            "/x/.well-known/y",
+        ):
+            self.house.ask("GET", path)
+        self.assertEqual(self.house.backend_port.fetched, [])

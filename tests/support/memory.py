@@ -17,6 +17,7 @@ from twisted.web.server import Site
 from mcp_proxy.backend.health import Health
 from mcp_proxy.backend.http import RequestFailed
 from mcp_proxy.frontend.app import App
+from mcp_proxy.frontend.discovery import Discovery
 from mcp_proxy.frontend.guard import Guard
 from mcp_proxy.frontend.http_sse import HTTPSSEFront
 from mcp_proxy.frontend.modern import ModernFront
@@ -211,6 +212,15 @@ class FakePort:
 
     def __init__(self) -> None:
         self.status: int | None = 200
+        self.pages: dict[str, HTTPAnswer] = {}
+        self.fetched: list[tuple[str, Headers]] = []
+
+    def fetch(self, path: str, headers: Headers) -> Deferred[HTTPAnswer]:
+        """Give a page at once."""
+        self.fetched.append((path, headers))
+        if self.status is None:
+            return fail(RequestFailed("connection refused", sent=False))
+        return succeed(self.pages.get(path, HTTPAnswer(404, ((b"content-type", b"text/plain"),), b"none")))
 
     def ask(self, timeout: float) -> Deferred[int]:
         """Answer at once."""
@@ -367,7 +377,8 @@ class House:
         self.modern = ModernFront(self.registry)
         self.streamable = StreamableFront(self.registry, self.modern)
         self.status = StatusPages(self.registry, self.health, self.clock, "http://***@backend:3000")
-        self.app = App(guard or Guard(), self.front, self.streamable, self.status, self.clock, stall_timeout)
+        discovery = Discovery(self.backend_port.fetch)
+        self.app = App(guard or Guard(), self.front, self.streamable, self.status, discovery, self.clock, stall_timeout)
         requests = type("_Request", (LimitedRequest,), {"max_body_bytes": max_body_bytes})
         clock: Any = self.clock
         self.site = Site(

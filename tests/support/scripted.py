@@ -263,7 +263,7 @@ class ScriptedBackend(Factory):
         """Answer one HTTP request."""
         if asked.method == "POST":
             self.on_post(connection, asked)
-        elif asked.path.startswith("/health"):
+        elif asked.path.startswith(("/health", "/.well-known/")):
             connection.write(self.health)
         else:
             self.on_get(connection, asked)
