@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -66,7 +66,9 @@ def make_service(settings: Settings, reactor: Any) -> ProxyService:
             open_timeout=settings.connect_timeout,
         )
 
-    def make_streamable(owner: ILinkOwner, headers: Headers, stateless: bool = False) -> StreamableLink:
+    def make_streamable(
+        owner: ILinkOwner, headers: Headers, is_away: Callable[[], bool] | None = None
+    ) -> StreamableLink:
         return StreamableLink(
             owner,
             http.client(),
@@ -76,16 +78,19 @@ def make_service(settings: Settings, reactor: Any) -> ProxyService:
             port.try_connect,
             max_event_bytes=settings.max_event_bytes,
             open_timeout=settings.connect_timeout,
-            stateless=stateless,
+            is_away=is_away,
         )
+
+    def is_away() -> bool:
+        return backend.outage > 0
 
     detection = Detection(
         {Transport.SSE: make_sse, Transport.STREAMABLE: make_streamable},
-        partial(make_streamable, stateless=True),
+        partial(make_streamable, is_away=is_away),
         None if settings.backend_transport == "auto" else Transport(settings.backend_transport),
     )
 
-    backend = Backend(
+    backend: Backend = Backend(
         reactor,
         port,
         detection.make_link,
@@ -119,10 +124,10 @@ def make_service(settings: Settings, reactor: Any) -> ProxyService:
             recall=registry.recall,
         )
 
-    registry = Registry(make_session, settings.max_sessions, settings.session_idle_timeout)
+    registry: Registry = Registry(make_session, settings.max_sessions, settings.session_idle_timeout)
     health = Health(backend, port, reactor, settings.connect_timeout)
     sse = HTTPSSEFront(registry, reactor)
-    modern = ModernFront(registry)
+    modern = ModernFront(registry, is_away)
     streamable = StreamableFront(registry, modern)
     status = StatusPages(registry, health, reactor, settings.backend_url_redacted)
     app = App(_guard(settings), sse, streamable, status, Discovery(port.fetch), reactor, settings.stall_timeout)

@@ -56,7 +56,7 @@ class StreamableLink:
     :param headers: what goes with every request of the session.
     :param try_connect: fails if nobody listens.
     :param open_timeout: seconds until the backend must have answered where nothing has to be worked out.
-    :param stateless: for a request of a revision without sessions.
+    :param is_away: for a request of a revision without sessions: whether the backend is known to be away.
     """
 
     correlates = True
@@ -73,7 +73,7 @@ class StreamableLink:
         *,
         max_event_bytes: int,
         open_timeout: float,
-        stateless: bool = False,
+        is_away: Callable[[], bool] | None = None,
     ) -> None:
         self.max_event_bytes = max_event_bytes
         self._owner = owner
@@ -83,7 +83,7 @@ class StreamableLink:
         self._headers = headers
         self._try_connect = try_connect
         self._open_timeout = open_timeout
-        self._stateless = stateless
+        self._is_away = is_away
         self._session = b""
         self._version = ""
         self._closed = False
@@ -103,8 +103,11 @@ class StreamableLink:
     # -- opening and closing -----------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """See whether anybody listens; there is no connection to be kept. A single request finds out by itself."""
-        if self._stateless:
+        """See whether anybody listens; there is no connection to be kept.
+
+        A single request finds out by itself, unless there is reason to doubt.
+        """
+        if self._is_away is not None and not self._is_away():
             self._owner.link_opened(self)
             return
         self._errands.run(self._try_connect(), lambda _: self._owner.link_opened(self), self._unreachable)
@@ -381,7 +384,7 @@ class StreamableLink:
         """The stream of a POST is over; if it was not the backend's way to let us poll, the backend is asked why."""
         if self._closed or post.is_answered:
             self._over(post, reason)
-        elif post.last_event and reason == "the stream ended":
+        elif post.last_event and self._version and reason == "the stream ended":
             self._resume_later(post)
         else:
             self._examine(post, reason)
@@ -453,7 +456,7 @@ class StreamableLink:
             self._refuse_genuinely(post, refusal)
         broken, self._broken = self._broken, []
         for post, reason in broken:
-            if post.last_event:
+            if post.last_event and self._version:
                 self._resume_later(post)
             else:
                 self._refuse(post, Refusal(0, reason))

@@ -6,6 +6,8 @@ of a session, and its client cancels it by leaving.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from twisted.logger import Logger
 
 from mcp_proxy.frontend.stream import ClientRequest, ClientStream
@@ -19,10 +21,14 @@ log = Logger()
 
 
 class ModernFront:
-    """See the module."""
+    """See the module.
 
-    def __init__(self, registry: Registry) -> None:
+    :param is_away: whether the backend is known to be away.
+    """
+
+    def __init__(self, registry: Registry, is_away: Callable[[], bool]) -> None:
         self._registry = registry
+        self._is_away = is_away
         self._discovered = Discovered()
         self._open: dict[ClientStream, ModernOutlet] = {}
 
@@ -46,20 +52,20 @@ class ModernFront:
         self._serve(request, message)
 
     def _serve(self, request: ClientRequest, message: Message) -> None:
-        stream = request.stream
-        outlet = ModernOutlet(stream, message.id or b"null", self._registry.owner_of(request.headers), self._discovered)
-        session = self._registry.once(request.headers, outlet)
-        if message.method == revisions.DISCOVER and session.outage:
-            known = self._discovered.answer(session.owner, message.id or b"null")
+        stream, identity = request.stream, message.id or b"null"
+        owner = self._registry.owner_of(request.headers)
+        if message.method == revisions.DISCOVER and self._is_away():
+            known = self._discovered.answer(owner, identity)
             if known is not None:
-                session.close()
                 stream.respond_json(200, known)
                 return
+        outlet = ModernOutlet(stream, identity, owner, self._discovered)
+        session = self._registry.once(request.headers, outlet)
 
         def gone() -> None:
             self._open.pop(stream, None)
             outlet.is_done = True
-            session.close()
+            session.cancel()
 
         stream.on_gone = gone
         stream.on_pause = session.stream_paused

@@ -133,6 +133,7 @@ class Courier:
                 return None  # the client did not hear our 202
             raise NotJSONRPC("Another request with this id is not answered yet. Use a new id.")
         is_unfit = jsonrpc.is_fragile(identity) or identity.startswith(OWN_PREFIX)
+        is_unfit = is_unfit and self._route.outlet.needs_handshake  # else it is the only one, and names a subscription
         backend_id = self.own_id() if is_unfit else identity
         return Exchange(message, headers, arrived=self._clock.seconds(), backend_id=backend_id, reply=reply)
 
@@ -228,6 +229,11 @@ class Courier:
         ):
             self._give_up_on(exchange)
         self._arm()
+
+    def cancel_all(self) -> None:
+        """Nobody waits for any answer."""
+        for exchange in self._exchanges:
+            exchange.cancelled = True
 
     def refuse_held(self, error: ProxyError) -> None:
         """What is held will never be delivered."""

@@ -12,7 +12,7 @@ from mcp_proxy.session.exchanges import Exchange
 from mcp_proxy.session.interfaces import HTTPAnswer, IClientStream, IReplyStream
 from mcp_proxy.session.listening import Listening
 from mcp_proxy.wire import jsonrpc, revisions, sse
-from mcp_proxy.wire.errors import NotDelivered, ProxyError
+from mcp_proxy.wire.errors import BackendUnavailable, OutcomeUnknown, ProxyError
 
 #: For how many principals the last answer to server/discover is kept.
 MAX_DISCOVERED = 1000
@@ -101,11 +101,11 @@ class ModernOutlet:
         status = 200
         if exchange.message.method == revisions.DISCOVER:
             if error is None:
-                self._discovered.keep(self._owner, raw)
-            else:
+                if not jsonrpc.parse(raw).is_error:
+                    self._discovered.keep(self._owner, raw)
+            elif isinstance(error, (BackendUnavailable, OutcomeUnknown)):
                 kept = self._discovered.answer(self._owner, exchange.message.id or b"null")
-                is_away = isinstance(error, NotDelivered)
-                raw, status = (kept, 200) if is_away and kept is not None else (raw, 503 if is_away else 200)
+                raw, status = (raw, 503) if kept is None else (kept, 200)
         self._finish(raw, status)
 
     def refuse(self, exchange: Exchange, answer: HTTPAnswer) -> bool:

@@ -74,7 +74,7 @@ class Registry:
         """
         if len(self._passing) >= self._max_sessions:
             raise TooManySessions()
-        session = self._make("", self.owner_of(headers), headers, outlet)
+        session = self._make(secrets.token_hex(8), self.owner_of(headers), headers, outlet)
         self._passing.add(session)
         return session
 

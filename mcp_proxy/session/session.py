@@ -192,6 +192,11 @@ class Session:
         else:
             self._courier.take_notification(message, headers)
 
+    def cancel(self) -> None:
+        """Nobody waits for an answer any more, and nobody will come back."""
+        self._courier.cancel_all()
+        self.close()
+
     def close(self) -> None:
         """The session is over for good: whoever waits is answered, everything is freed."""
         self.uplink.lifecycle.close()

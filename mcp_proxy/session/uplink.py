@@ -79,7 +79,7 @@ class Uplink:
     @property
     def is_hopeless(self) -> bool:
         """Whether the backend has been away for longer than anybody should wait."""
-        return self.phase in (Phase.PARKED, Phase.DOWN) and self._backend.spent
+        return self.phase in (Phase.PARKED, Phase.DOWN, Phase.DORMANT) and self._backend.spent
 
     @property
     def trouble(self) -> str:

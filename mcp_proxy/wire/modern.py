@@ -38,7 +38,7 @@ _ENCODED, _END = "=?base64?", "?="
 
 def is_modern(message: Message, headers: Headers) -> bool:
     """Whether a message belongs to a revision without handshake; each tells for itself, whatever came before."""
-    if b"io.modelcontextprotocol/protocolVersion" in message.body and VERSION in _meta(message):
+    if b"protocolVersion" in message.body and VERSION in _meta(message):
         return True
     if any(name.lower() == b"mcp-session-id" for name, _ in headers):
         return False

@@ -374,7 +374,7 @@ class House:
         backend_port: Any = self.backend_port
         self.health = Health(backend, backend_port, self.clock, 10.0)
         self.front = HTTPSSEFront(self.registry, self.clock)
-        self.modern = ModernFront(self.registry)
+        self.modern = ModernFront(self.registry, lambda: self.backend.outage > 0)
         self.streamable = StreamableFront(self.registry, self.modern)
         self.status = StatusPages(self.registry, self.health, self.clock, "http://***@backend:3000")
         discovery = Discovery(self.backend_port.fetch)
