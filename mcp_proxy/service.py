@@ -18,10 +18,11 @@ from twisted.python.failure import Failure
 from mcp_proxy.backend.auto import Detection, Transport
 from mcp_proxy.backend.backend import Backend
 from mcp_proxy.backend.health import Health
-from mcp_proxy.backend.http import BackendHTTP, Target
+from mcp_proxy.backend.http import BackendHTTP
 from mcp_proxy.backend.http_sse import HTTPSSELink
 from mcp_proxy.backend.port import Port
 from mcp_proxy.backend.streamable import StreamableLink
+from mcp_proxy.backend.target import Target
 from mcp_proxy.config import Settings
 from mcp_proxy.frontend.app import App
 from mcp_proxy.frontend.discovery import Discovery

@@ -5,10 +5,8 @@ Nothing here follows a redirect, decodes a stream, keeps a cookie beyond one ses
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Callable
-from typing import Any, Protocol
-from urllib.parse import unquote, urlsplit
+from typing import Any
 
 import treq.client
 from attrs import define, frozen
@@ -33,6 +31,8 @@ from twisted.web.http_headers import Headers as WebHeaders
 from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResponse
 from zope.interface import implementer
 
+from mcp_proxy.backend.bodies import Collector, IBodyReceiver, Nobody
+from mcp_proxy.backend.target import Target
 from mcp_proxy.session.interfaces import HTTPAnswer
 from mcp_proxy.wire.headers import Headers
 
@@ -64,52 +64,6 @@ class RequestFailed(Exception):
         super().__init__(reason)
         self.reason = reason
         self.sent = sent
-
-
-@frozen
-class Target:
-    """Where the backend is: ``url`` has no credentials and no slash at its end."""
-
-    url: str
-    host: str
-    port: int
-    authorization: bytes = b""
-
-    @classmethod
-    def of(cls, url: str) -> Target:
-        """Take BACKEND_URL apart."""
-        parts = urlsplit(url)
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        user_info, _, address = parts.netloc.rpartition("@")
-        encoded = b64encode(unquote(user_info).encode()) if user_info else b""
-        return cls(
-            f"{parts.scheme}://{address}{parts.path.rstrip('/')}",
-            parts.hostname or "",
-            port,
-            b"Basic " + encoded if encoded else b"",
-        )
-
-    @property
-    def origin(self) -> str:
-        """Scheme, host and port, without a path."""
-        parts = urlsplit(self.url)
-        return f"{parts.scheme}://{parts.netloc}"
-
-    def with_credentials(self, headers: Headers) -> Headers:
-        """The headers, with the credentials of BACKEND_URL if the client has brought none."""
-        if not self.authorization or any(name.lower() == b"authorization" for name, _ in headers):
-            return headers
-        return (*headers, (b"Authorization", self.authorization))
-
-
-class IBodyReceiver(Protocol):
-    """Whom the body of an answer is told to."""
-
-    def body_received(self, data: bytes) -> None:
-        """More of it."""
-
-    def body_ended(self, reason: str) -> None:
-        """No more of it."""
 
 
 @define
@@ -153,13 +107,13 @@ class Response:
     def abort(self) -> None:
         """Close the connection; the receiver hears nothing more."""
         if self._body is None:
-            self.deliver(_Nobody())
+            self.deliver(Nobody())
         if self._body is not None:
             self._body.abort()
 
     def collect(self, limit: int, clock: IReactorTime, timeout: float) -> Deferred[bytes]:
         """The body, at most ``limit`` bytes of it, or what came of it within ``timeout`` seconds."""
-        collector = _Collector(limit)
+        collector = Collector(limit)
         self.deliver(collector)
         deadline = clock.callLater(timeout, collector.body_ended, "timed out")
 
@@ -173,31 +127,7 @@ class Response:
 
     def discard(self) -> None:
         """Read the body and forget it, so that the connection can be used again."""
-        self.deliver(_Nobody())
-
-
-class _Nobody:
-    def body_received(self, data: bytes) -> None:
-        pass
-
-    def body_ended(self, reason: str) -> None:
-        pass
-
-
-class _Collector:
-    def __init__(self, limit: int) -> None:
-        self.done: Deferred[bytes] = Deferred(lambda _: None)
-        self._limit = limit
-        self._data = b""
-
-    def body_received(self, data: bytes) -> None:
-        self._data = (self._data + data)[: self._limit]
-        if len(self._data) == self._limit:
-            self.body_ended("long enough")
-
-    def body_ended(self, reason: str) -> None:
-        if not self.done.called:
-            self.done.callback(self._data)
+        self.deliver(Nobody())
 
 
 class _Body(TwistedProtocol):
@@ -225,7 +155,7 @@ class _Body(TwistedProtocol):
             transport.resumeProducing()
 
     def abort(self) -> None:
-        self._receiver = _Nobody()
+        self._receiver = Nobody()
         transport: Any = self.transport
         if transport is not None:
             transport.loseConnection()
@@ -240,7 +170,7 @@ class _Body(TwistedProtocol):
             receiver.body_ended("a message of the backend's could not be handled")
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        receiver, self._receiver = self._receiver, _Nobody()
+        receiver, self._receiver = self._receiver, Nobody()
         receiver.body_ended("the stream ended" if reason.check(ResponseDone) else describe(reason))
 
 

@@ -10,7 +10,8 @@ from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from mcp_proxy.backend.http import ATTEMPT_DELAY, BackendClient, Response, Target, shown_answer
+from mcp_proxy.backend.http import ATTEMPT_DELAY, BackendClient, Response, shown_answer
+from mcp_proxy.backend.target import Target
 from mcp_proxy.session.interfaces import HTTPAnswer
 from mcp_proxy.wire.headers import Headers
 

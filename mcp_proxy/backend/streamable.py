@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from mcp_proxy.backend.doubts import UNKNOWN, Doubts
 from mcp_proxy.backend.errands import Errands
 from mcp_proxy.backend.http import BackendClient, RequestFailed, Response, describe, shown_answer
 from mcp_proxy.backend.listener import FIRST_RETRY, MAX_RETRY, Listener
@@ -34,8 +35,6 @@ log = Logger()
 MAX_POSTS = 1100
 #: For how many seconds a message that must keep its place waits for the backend to answer the others' heads.
 ORDER_WAIT = 0.1
-#: For how many seconds, once the session is known to be lost, POSTs without an answer may still be refused as well.
-STALE_WAIT = 1.0
 #: For how many seconds messages wait for the GET stream, on which they might have effects.
 STREAM_WAIT = 1.0
 #: How often in a row a stream that brings nothing is asked for again.
@@ -43,8 +42,6 @@ MAX_RESUMES = 5
 #: How long, in seconds, the end of a session at the backend may take.
 FAREWELL = 5.0
 
-#: What is answered to a session that is not known, or by what is no MCP endpoint (any more).
-_UNKNOWN = (404, 405, 410)
 _PING = b'"mcp-proxy/link"'
 
 
@@ -84,19 +81,14 @@ class StreamableLink:
         self._try_connect = try_connect
         self._open_timeout = open_timeout
         self._is_away = is_away
-        self._session = b""
+        self.session = b""
         self._version = ""
         self._closed = False
         self._posts: dict[Outgoing, Post] = {}
         self._outbox = Outbox(clock, self._send_now, max_posts=MAX_POSTS, order_wait=ORDER_WAIT)
         self._pausers: set[object] = set()
-        self._is_listening_lost = False
         self._errands = Errands(clock, open_timeout)
-        self._broken: list[tuple[Post, str]] = []
-        self._doubtful: list[tuple[Post, Refusal]] = []  # refused, or the session is unknown: a ping tells
-        self._unseen: list[Outgoing] = []  # refused because the session is unknown
-        self._stale = ""  # why the session is known to be lost
-        self._is_examined = False
+        self._doubts = Doubts(self, clock)
         self._timers = Timers(clock)
         self._listener = Listener(self, clock)
 
@@ -114,7 +106,7 @@ class StreamableLink:
 
     def _unreachable(self, failure: Failure) -> None:
         error = failure.value
-        self._lose(Loss(error.reason if isinstance(error, RequestFailed) else describe(failure), reachable=False))
+        self.lose(Loss(error.reason if isinstance(error, RequestFailed) else describe(failure), reachable=False))
 
     def close(self, *, done: bool = False) -> None:
         """The end: nothing more is sent, nothing more is told.
@@ -126,22 +118,22 @@ class StreamableLink:
         self._closed = True
         self._timers.cancel_all()
         self._outbox.clear()
-        self._broken.clear()
-        self._doubtful.clear()
+        self._doubts.close()
         self._listener.close()
         for post in list(self._posts.values()):
             post.abort()
         self._errands.close()
-        if done and self._session:
+        if done and self.session:
             self._client.farewell("DELETE", self._url, (*self._headers, *self._own_headers()), FAREWELL)
 
-    def _lose(self, loss: Loss) -> None:
+    def lose(self, loss: Loss) -> None:
+        """It is over, and the owner is told."""
         if not self._closed:
             self.close()
             self._owner.link_lost(self, loss)
 
     def _own_headers(self) -> Headers:
-        session: Headers = ((b"Mcp-Session-Id", self._session),) if self._session else ()
+        session: Headers = ((b"Mcp-Session-Id", self.session),) if self.session else ()
         if revisions.names_version(self._version):
             return (*session, (b"MCP-Protocol-Version", self._version.encode()))
         return session
@@ -215,7 +207,7 @@ class StreamableLink:
         if reuse:
             self._post(post, reuse=False)  # the idle connection was closed; this message may be repeated
         elif error.sent and post.identity is not None:
-            self._examine(post, error.reason)
+            self._doubts.stream_broke(post, error.reason)
         else:
             self._refuse(post, Refusal(0, error.reason))
 
@@ -287,18 +279,17 @@ class StreamableLink:
         status = answer.status
         hint = " (redirects are not followed)" if 300 <= status < 400 else ""
         refusal = Refusal(status, f"the backend answered {status}{hint} to a message", answer)
-        if self._version and (status in _UNKNOWN or (status == 400 and self._stale)):
-            self._unseen.append(post.outgoing)
+        if self._version and (status in UNKNOWN or (status == 400 and self._doubts.is_stale)):
+            self._outbox.hold()
             self._forget(post)
-            self._session_lost(refusal.reason)
+            self._doubts.session_unknown(post, refusal.reason)
         elif self._version and status == 400:
-            self._doubtful.append((post, refusal))
             self._outbox.heard(post.outgoing)
-            self._examine(None, refusal.reason)
+            self._doubts.message_refused(post, refusal)
         else:
             self._refuse(post, refusal)
 
-    def _refuse_genuinely(self, post: Post, refusal: Refusal) -> None:
+    def only_a_message(self, post: Post, refusal: Refusal) -> None:
         """The backend knows the session, so what it said was meant for that very message."""
         own = None
         if post.exchange is None and refusal.answer is not None:
@@ -308,20 +299,6 @@ class StreamableLink:
             return
         self._forget(post)
         self._owner.link_received(self, jsonrpc.parse(own))  # to a request of ours, an error like any other
-
-    def _session_lost(self, reason: str) -> None:
-        """The backend does not know the session; others of our POSTs will hear the same, and count as not sent then."""
-        self._stale = self._stale or reason
-        self._outbox.hold()
-        if self._outbox.has_unheard:
-            self._timers.keep("stale", STALE_WAIT, self._lose_session)
-        else:
-            self._lose_session()
-
-    def _lose_session(self) -> None:
-        unseen = (*self._unseen, *(post.outgoing for post, _ in self._doubtful))
-        reason = f"the backend does not know the session any more ({self._stale})"
-        self._lose(Loss(reason, reachable=True, unseen=unseen))
 
     def event_received(self, event: Event | Oversized, post: Post | None) -> None:
         """An event of a POST's stream, or of the GET stream."""
@@ -358,7 +335,7 @@ class StreamableLink:
                 if message.id is None:
                     message = jsonrpc.parse(jsonrpc.with_id(message.raw, post.identity or b"null"))
                 if post.outgoing.method == revisions.INITIALIZE and not message.is_error:
-                    self._session = post.session
+                    self.session = post.session
                     self._version = str(message.params().get("protocolVersion", ""))
             if not self._closed:
                 self._owner.link_received(self, message, None if post is None else post.exchange)
@@ -375,8 +352,8 @@ class StreamableLink:
             self._refuse(post, Refusal(0, reason))
             return
         self._forget(post)
-        if post.session and self._session and post.session != self._session:
-            self._session_lost("it has begun another by itself")
+        if post.session and self.session and post.session != self.session:
+            self._doubts.session_lost("it has begun another by itself")
 
     # -- broken streams ----------------------------------------------------------------------------------------
 
@@ -387,7 +364,7 @@ class StreamableLink:
         elif post.last_event and self._version and reason == "the stream ended":
             self._resume_later(post)
         else:
-            self._examine(post, reason)
+            self._doubts.stream_broke(post, reason)
 
     def _resume_later(self, post: Post) -> None:
         if post.resumes >= MAX_RESUMES:
@@ -401,7 +378,7 @@ class StreamableLink:
         self.get(
             post.last_event,
             lambda response: self._resumed(response, post),
-            lambda failure: self._examine(post, RequestFailed.trapped(failure).reason),
+            lambda failure: self._doubts.stream_broke(post, RequestFailed.trapped(failure).reason),
         )
 
     def _resumed(self, response: Response, post: Post) -> None:
@@ -417,15 +394,10 @@ class StreamableLink:
         headers = (*self._headers, (b"Accept", b"text/event-stream"), *self._own_headers(), *since)
         self._errands.run(self._client.open("GET", self._url, headers), answered, failed)
 
-    def _examine(self, post: Post | None, reason: str) -> None:
-        """A stream broke. Has the backend gone, has it forgotten the session, or was it only the stream?"""
-        if post is not None:
-            self._broken.append((post, reason))
-        if self._is_examined:
-            return
-        self._is_examined = True
-        if not self._version or not self._session:  # there is none to ask for
-            self._errands.run(self._try_connect(), self._only_streams_broke, self._unreachable)
+    def ask(self, answered: Callable[[Response | None], None]) -> None:
+        """Ping the session; without one, see whether anybody listens."""
+        if not self._version or not self.session:
+            self._errands.run(self._try_connect(), answered, self._unreachable)
             return
         headers = (
             *self._headers,
@@ -434,43 +406,38 @@ class StreamableLink:
             *self._own_headers(),
         )
         asked = self._client.open("POST", self._url, headers, jsonrpc.request(_PING, revisions.PING))
-        self._errands.run(asked, self._examined, self._unreachable)
+        self._errands.run(asked, answered, self._unreachable)
 
-    def _examined(self, response: Response) -> None:
-        status, session = response.status, response.header(b"mcp-session-id")
-        response.abort()
-        if status == 400 or status in _UNKNOWN or (status < 300 and session and session != self._session):
-            self._session_lost(f"HTTP {status} to a ping")
-        elif status >= 502:
-            self._lose(Loss(f"the backend answered {status}", reachable=False))
+    def only_a_stream(self, post: Post, reason: str) -> None:
+        """The backend is there: what it was sending is resumed if it gave event ids."""
+        if post.last_event and self._version:
+            self._resume_later(post)
         else:
-            self._only_streams_broke(None)
+            self._refuse(post, Refusal(0, reason))
 
-    def _only_streams_broke(self, _: object) -> None:
-        self._is_examined = False
-        if self._is_listening_lost:
-            self._is_listening_lost = False
-            self._listener.ask_later()
-        doubtful, self._doubtful = self._doubtful, []
-        for post, refusal in doubtful:
-            self._refuse_genuinely(post, refusal)
-        broken, self._broken = self._broken, []
-        for post, reason in broken:
-            if post.last_event and self._version:
-                self._resume_later(post)
-            else:
-                self._refuse(post, Refusal(0, reason))
+    @property
+    def has_unheard(self) -> bool:
+        """Whether there is a message of which nobody knows yet what the backend makes of it."""
+        return self._outbox.has_unheard
+
+    def hold(self) -> None:
+        """Send nothing any more."""
+        self._outbox.hold()
 
     # -- the GET stream ----------------------------------------------------------------------------------------
 
     def listening_settled(self) -> None:
         """What waited for the GET stream, on which it might have effects, can go."""
         self._timers.cancel("gate")
-        if not self._stale:
+        if not self._doubts.is_stale:
             self._outbox.go()
 
     def listening_broke(self, reason: str) -> None:
         """The GET stream is over."""
         if not self._closed:
-            self._is_listening_lost = True
-            self._examine(None, reason)
+            log.debug("GET stream ended: {reason}", reason=reason)
+            self._doubts.listening_broke()
+
+    def only_listening(self) -> None:
+        """The backend is there: the GET stream is asked for again."""
+        self._listener.ask_later()

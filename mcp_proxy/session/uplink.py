@@ -157,19 +157,19 @@ class Uplink:
         """The backend took a message."""
         if link is self.link:
             self._token_accepted(outgoing.headers)
-            self._courier.accepted(outgoing)
+            self._courier.deliveries.accepted(outgoing)
 
     def link_refused(self, link: ILink, outgoing: Outgoing, refusal: Refusal) -> None:
         """A message was not taken, or nobody knows."""
         if link is self.link:
-            self._courier.refused(outgoing, refusal)
+            self._courier.deliveries.refused(outgoing, refusal)
 
     def link_lost(self, link: ILink, loss: Loss) -> None:
         """There is no link any more, or none yet."""
         if link is not self.link:
             return
         self._loss = loss
-        self._courier.unseen(loss.unseen)
+        self._courier.deliveries.unseen(loss.unseen)
         label, reason = self._host.label, loss.reason
         if self._live_since is not None and loss.reachable:
             log.info("backend lost the session: {reason}", reason=reason, session=label, generation=self.generation)

@@ -1,0 +1,132 @@
+"""Has the backend gone, has it forgotten the session, or was it only that stream, only that message?
+
+Over Streamable HTTP a broken stream or a 400 alone does not tell. A ping under the same session id does, once for all
+that is in doubt at that moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from twisted.internet.interfaces import IReactorTime
+
+from mcp_proxy.backend.http import Response
+from mcp_proxy.backend.post import Post
+from mcp_proxy.session.interfaces import Loss, Outgoing, Refusal
+from mcp_proxy.timers import Timers
+
+#: For how many seconds, once the session is known to be lost, POSTs without an answer may still be refused as well.
+STALE_WAIT = 1.0
+#: What is answered to a session that is not known, or by what is no MCP endpoint (any more).
+UNKNOWN = (404, 405, 410)
+
+
+class IDoubted(Protocol):
+    """Who has the doubts; a link does this."""
+
+    @property
+    def session(self) -> bytes:
+        """The backend's session id; empty if there is none to ask for."""
+
+    @property
+    def has_unheard(self) -> bool:
+        """Whether there is a message of which nobody knows yet what the backend makes of it."""
+
+    def ask(self, answered: Callable[[Response | None], None]) -> None:
+        """Ping the session; without one, see whether anybody listens (None). No answer ends the link."""
+
+    def hold(self) -> None:
+        """Send nothing any more."""
+
+    def only_a_stream(self, post: Post, reason: str) -> None:
+        """The backend is there: what it was sending can perhaps be resumed."""
+
+    def only_a_message(self, post: Post, refusal: Refusal) -> None:
+        """The backend knows the session: it refused that very message."""
+
+    def only_listening(self) -> None:
+        """The backend is there: the GET stream can be asked for again."""
+
+    def lose(self, loss: Loss) -> None:
+        """The link is over."""
+
+
+class Doubts:
+    """See the module."""
+
+    def __init__(self, link: IDoubted, clock: IReactorTime) -> None:
+        self.is_stale = False
+        self._link = link
+        self._timers = Timers(clock)
+        self._broken: list[tuple[Post, str]] = []
+        self._refused: list[tuple[Post, Refusal]] = []
+        self._unseen: list[Outgoing] = []
+        self._is_listening_lost = False
+        self._is_asked = False
+        self._why = ""
+
+    def stream_broke(self, post: Post, reason: str) -> None:
+        """The stream of a POST, or the POST itself, broke."""
+        self._broken.append((post, reason))
+        self._ask()
+
+    def listening_broke(self) -> None:
+        """The GET stream is over."""
+        self._is_listening_lost = True
+        self._ask()
+
+    def message_refused(self, post: Post, refusal: Refusal) -> None:
+        """A message was refused with a status that may mean the session."""
+        self._refused.append((post, refusal))
+        self._ask()
+
+    def session_unknown(self, post: Post, reason: str) -> None:
+        """A message was refused with a status that means the session."""
+        self._unseen.append(post.outgoing)
+        self.session_lost(reason)
+
+    def session_lost(self, reason: str) -> None:
+        """The backend does not know the session; others of our POSTs will hear the same, and count as not sent then."""
+        self.is_stale = True
+        self._why = self._why or reason
+        self._link.hold()
+        if self._link.has_unheard:
+            self._timers.keep("stale", STALE_WAIT, self._lose)
+        else:
+            self._lose()
+
+    def close(self) -> None:
+        """It does not matter any more."""
+        self._timers.cancel_all()
+
+    def _lose(self) -> None:
+        unseen = (*self._unseen, *(post.outgoing for post, _ in self._refused))
+        reason = f"the backend does not know the session any more ({self._why})"
+        self._link.lose(Loss(reason, reachable=True, unseen=unseen))
+
+    def _ask(self) -> None:
+        if not self._is_asked:
+            self._is_asked = True
+            self._link.ask(self._answered)
+
+    def _answered(self, response: Response | None) -> None:
+        if response is not None:
+            status, session = response.status, response.header(b"mcp-session-id")
+            response.abort()
+            if status == 400 or status in UNKNOWN or (status < 300 and session and session != self._link.session):
+                self.session_lost(f"HTTP {status} to a ping")
+                return
+            if status >= 502:
+                self._link.lose(Loss(f"the backend answered {status}", reachable=False))
+                return
+        self._is_asked = False
+        is_listening_lost, self._is_listening_lost = self._is_listening_lost, False
+        refused, self._refused = self._refused, []
+        broken, self._broken = self._broken, []
+        if is_listening_lost:
+            self._link.only_listening()
+        for post, refusal in refused:
+            self._link.only_a_message(post, refusal)
+        for post, reason in broken:
+            self._link.only_a_stream(post, reason)

@@ -1,0 +1,46 @@
+"""Where the backend is, and the credentials that BACKEND_URL has for it."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from urllib.parse import unquote, urlsplit
+
+from attrs import frozen
+
+from mcp_proxy.wire.headers import Headers
+
+
+@frozen
+class Target:
+    """Where the backend is: ``url`` has no credentials and no slash at its end."""
+
+    url: str
+    host: str
+    port: int
+    authorization: bytes = b""
+
+    @classmethod
+    def of(cls, url: str) -> Target:
+        """Take BACKEND_URL apart."""
+        parts = urlsplit(url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        user_info, _, address = parts.netloc.rpartition("@")
+        encoded = b64encode(unquote(user_info).encode()) if user_info else b""
+        return cls(
+            f"{parts.scheme}://{address}{parts.path.rstrip('/')}",
+            parts.hostname or "",
+            port,
+            b"Basic " + encoded if encoded else b"",
+        )
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port, without a path."""
+        parts = urlsplit(self.url)
+        return f"{parts.scheme}://{parts.netloc}"
+
+    def with_credentials(self, headers: Headers) -> Headers:
+        """The headers, with the credentials of BACKEND_URL if the client has brought none."""
+        if not self.authorization or any(name.lower() == b"authorization" for name, _ in headers):
+            return headers
+        return (*headers, (b"Authorization", self.authorization))
