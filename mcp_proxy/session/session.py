@@ -177,7 +177,6 @@ class Session:
             raise UnknownSession()
         headers = end_to_end(headers)
         self.credentials.seen(headers)
-        self._last_seen = self._clock.seconds()
         if not self.attached:
             self._await_client()
         if message.kind is Kind.RESPONSE:

@@ -304,6 +304,8 @@ class Listening(StreamableCase):
     def test_nobody_listens(self) -> None:
         """What comes while there is no stream for it comes on the next one, once."""
         session = self.begin()
+        self.link.tell(messages.notification("notifications/first"))
+        self.listen(session).hang_up()
         self.link.tell(messages.notification("notifications/early"))
         stream = self.listen(session)
         self.link.tell(messages.notification("notifications/late"))
