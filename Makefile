@@ -6,7 +6,8 @@ VENV ?= .venv
 TEST_TIMEOUT ?= 15m
 CONFORMANCE_TIMEOUT ?= 10m
 BIN = $(VENV)/bin
-SDK = tests/e2e/typescript
+E2E = tests/e2e
+SDK = $(E2E)/typescript
 SUITE = tests/conformance
 
 .PHONY: help demo run test conformance lint clean
@@ -20,7 +21,7 @@ demo: $(VENV)/.demo  ## show a client that survives the restart of its server
 run: $(VENV)/.run  ## run the proxy alone, configured by .env
 	$(BIN)/mcp-proxy
 
-test: $(VENV)/.test $(if $(wildcard $(SDK)/package.json),$(SDK)/node_modules/.stamp)  ## run all tests
+test: $(VENV)/.test $(VENV)/sdk2/.stamp $(SDK)/node_modules/.stamp  ## run all tests
 	timeout --foreground --kill-after=30 $(TEST_TIMEOUT) $(BIN)/python -m twisted.trial tests
 
 conformance: LIMITED = timeout --foreground --kill-after=30 $(CONFORMANCE_TIMEOUT)
@@ -58,8 +59,14 @@ $(VENV)/conformance/.stamp: $(VENV)/.venv $(SUITE)/requirements.txt
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $(SUITE)/requirements.txt
 	touch $@
 
-$(SDK)/node_modules/.stamp: $(wildcard $(SDK)/package.json $(SDK)/package-lock.json)
-	npm --prefix $(SDK) $(if $(wildcard $(SDK)/package-lock.json),ci,install) --no-audit --no-fund
+# The end-to-end tests need both versions of the Python SDK.
+$(VENV)/sdk2/.stamp: $(VENV)/.venv $(E2E)/requirements-sdk2.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $(E2E)/requirements-sdk2.txt
+	touch $@
+
+$(SDK)/node_modules/.stamp: $(SDK)/package.json $(SDK)/package-lock.json
+	npm --prefix $(SDK) ci --no-audit --no-fund
 	touch $@
 
 $(SUITE)/node_modules/.stamp: $(SUITE)/package.json $(SUITE)/package-lock.json

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import treq
 from attrs import frozen
+from treq.client import HTTPClient
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.error import ConnectError, ConnectionClosed
-from twisted.internet.interfaces import IListeningPort
+from twisted.internet.interfaces import IListeningPort, IStreamClientEndpoint
+from twisted.internet.protocol import Protocol
 from twisted.protocols.portforward import ProxyFactory, ProxyServer
 from twisted.python.failure import Failure
-from twisted.web.client import ResponseNeverReceived
+from twisted.web.client import URI, Agent, ResponseNeverReceived
+from twisted.web.iweb import IAgentEndpointFactory
+from zope.interface import implementer
 
 from mcp_proxy.config import VARIABLES
-from tests.e2e.processes import PATIENCE, Child, free_port, until
+from tests.e2e.kinds import BackendKind, ClientKind
+from tests.e2e.processes import PATIENCE, Child, Program, free_port, until
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
-TYPESCRIPT = HERE / "typescript"
+ROOT = Path(__file__).parents[2]
 
 
 def environment(**settings: str) -> dict[str, str]:
@@ -36,10 +37,20 @@ def environment(**settings: str) -> dict[str, str]:
     return {**kept, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **settings}
 
 
+@implementer(IAgentEndpointFactory)
+class Loopback:
+    """Connects to this machine; a host's name would cost 0.3 seconds whenever nobody listens."""
+
+    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
+        """See `IAgentEndpointFactory`."""
+        return TCP4ClientEndpoint(reactor, "127.0.0.1", uri.port)
+
+
 async def get_json(method: str, url: str) -> Any:
     """Return the JSON of an answer of 200, or None if there is no server."""
+    client = HTTPClient(Agent.usingEndpointFactory(reactor, Loopback()))
     try:
-        response = await treq.request(method, url, persistent=False, timeout=PATIENCE)
+        response = await client.request(method, url, timeout=PATIENCE)
         content = await response.content()
     except (ConnectError, ConnectionClosed, ResponseNeverReceived):
         return None
@@ -47,10 +58,21 @@ async def get_json(method: str, url: str) -> Any:
     return json.loads(content)
 
 
+async def listens(port: int) -> bool:
+    """Whether there is a server."""
+    try:
+        connection = await connectProtocol(TCP4ClientEndpoint(reactor, "127.0.0.1", port), Protocol())
+    except ConnectError:
+        return False
+    connection.transport.abortConnection()
+    return True
+
+
 class Backend:
     """The server behind the proxy, as its processes come and go on one port."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, kind: BackendKind, folder: Path) -> None:
+        self.kind = kind
         self.port = free_port()
         self.processes: list[Child] = []
         self._folder = folder
@@ -63,13 +85,15 @@ class Backend:
 
     async def start(self) -> None:
         """Start a process and wait until it serves."""
-        arguments = [sys.executable, str(HERE / "backend_server.py"), str(self.port), str(self._folder)]
         name = f"backend {len(self.processes) + 1}"
-        process = Child(name, arguments, environment(), self._folder)
+        arguments = [*self.kind.arguments, str(self.port), str(self._folder)]
+        process = Child(name, self.kind.program(), arguments, environment(PORT=str(self.port)), self._folder)
         self.processes.append(process)
 
         async def serves() -> bool:
             assert not process.ended, f"{name} has ended:\n{process.output}"
+            if not self.kind.is_ours:
+                return await listens(self.port)
             health = await get_json("GET", f"http://127.0.0.1:{self.port}/health")
             return health is not None and health["pid"] == process.pid
 
@@ -82,7 +106,7 @@ class Backend:
     async def end(self) -> None:
         """End whatever still runs."""
         for process in self.processes:
-            await process.stop()
+            await process.stop("KILL")
 
     async def restart(self, signal: str = "KILL") -> None:
         """End the process by this signal, and start the next one on the same port."""
@@ -129,19 +153,19 @@ class Backend:
 
 
 class Proxy(Child):
-    """The proxy, as its users start it."""
+    """The proxy; it finds out by itself what the backend speaks."""
 
-    def __init__(self, backend_port: int, folder: Path, settings: Mapping[str, str]) -> None:
+    def __init__(self, program: Program, backend: Backend, folder: Path, settings: Mapping[str, str]) -> None:
         self.port = free_port()
+        path = {"sse": "BACKEND_SSE_PATH", "streamable": "BACKEND_MCP_PATH"}[backend.kind.transport]
         effective = environment(
-            BACKEND_URL=f"http://127.0.0.1:{backend_port}",
-            BACKEND_SSE_PATH="/backend/sse",
+            **{path: backend.kind.path},
+            BACKEND_URL=f"http://127.0.0.1:{backend.port}",
             PROXY_PORT=str(self.port),
             **settings,
         )
-        # The console script, wherever it is installed. The folder has no .env file.
-        command = [sys.executable, "-c", "from mcp_proxy.tap import main; main()"]
-        super().__init__("proxy", command, effective, folder)
+        # The folder has no .env file.
+        super().__init__("proxy", program, [], effective, folder)
 
     async def health(self) -> Any:
         """Return what the proxy says of itself, None if it is not up."""
@@ -235,11 +259,11 @@ class Reply:
 class ClientProcess(Child):
     """A process with clients of one SDK in it; see ``python_client.py`` for the commands."""
 
-    def __init__(self, arguments: list[str], folder: Path) -> None:
+    def __init__(self, program: Program, folder: Path) -> None:
         self._buffer = b""
         self._replies: dict[int, tuple[str, Deferred[Reply]]] = {}
         self._next_id = 0
-        super().__init__("clients", arguments, environment(), folder)
+        super().__init__("clients", program, [], environment(), folder)
 
     @property
     def unanswered(self) -> list[str]:
@@ -251,12 +275,12 @@ class ClientProcess(Child):
         assert not self.ended, f"the clients have ended:\n{self.output}"
         self._next_id += 1
         line = json.dumps({"id": self._next_id, "client": client, "do": do, **arguments})
-        self.transport.write(line.encode() + b"\n")
+        self.write(line.encode() + b"\n")
         reply: Deferred[Reply] = Deferred()
         self._replies[self._next_id] = line, reply
         return reply
 
-    def outReceived(self, data: bytes) -> None:
+    def said(self, data: bytes) -> None:
         *lines, self._buffer = (self._buffer + data).split(b"\n")
         for line in lines:
             answer = json.loads(line)
@@ -264,8 +288,8 @@ class ClientProcess(Child):
             _, reply = self._replies.pop(answer["id"])
             reply.callback(Reply(answer.get("value"), error))
 
-    def processEnded(self, reason: Failure) -> None:
-        super().processEnded(reason)
+    def has_ended(self, status: int | None, how: str) -> None:
+        super().has_ended(status, how)
         replies, self._replies = self._replies, {}
         for _, reply in replies.values():
             reply.callback(Reply(error=ClientError(None, "the clients have ended", None)))
@@ -274,7 +298,8 @@ class ClientProcess(Child):
 class Client:
     """One client: the commands, with names and types."""
 
-    def __init__(self, process: ClientProcess, name: str) -> None:
+    def __init__(self, kind: ClientKind, process: ClientProcess, name: str) -> None:
+        self._kind = kind
         self._process = process
         self.name = name
 
@@ -293,9 +318,13 @@ class Client:
         """
         return (await self.start(do, **arguments)).get()
 
-    def start_connect(self, port: int, path: str = "/mcp/sse", **options: Any) -> Deferred[Reply]:
-        """Begin to connect and to initialize; the reply has the server's capabilities."""
-        return self.start("connect", url=f"http://127.0.0.1:{port}{path}", **options)
+    def start_connect(self, port: int, path: str = "", **options: Any) -> Deferred[Reply]:
+        """Begin to connect and to initialize; the reply has the server's capabilities.
+
+        :param path: where to connect to, if that is not a proxy.
+        """
+        url = f"http://127.0.0.1:{port}{path or self._kind.path}"
+        return self.start("connect", url=url, transport=self._kind.transport, **options)
 
     async def call(self, tool: str, **arguments: Any) -> str:
         """Call a tool; return its text."""
@@ -308,20 +337,3 @@ class Client:
     async def wait_for(self, method: str) -> dict[str, Any]:
         """Wait for the first request or notification of this method."""
         return (await until(lambda: self.seen(method), f"the client has got {method}"))[0]
-
-
-def python_command() -> list[str]:
-    """How to start clients of the Python SDK."""
-    return [sys.executable, str(HERE / "python_client.py")]
-
-
-def typescript_command() -> list[str]:
-    """How to start clients of the TypeScript SDK.
-
-    :raises AssertionError: something is missing; the message says how to get it.
-    """
-    node = shutil.which("node")
-    assert node, "the tests against the TypeScript SDK need Node.js 20 or later, and there is no `node`"
-    installed = TYPESCRIPT / "node_modules" / "@modelcontextprotocol" / "sdk"
-    assert installed.is_dir(), "the TypeScript SDK is not installed: npm --prefix tests/e2e/typescript ci"
-    return [node, str(TYPESCRIPT / "client.mjs")]

@@ -1,21 +1,14 @@
-"""The MCP server behind the proxy, of the official Python SDK: ``python backend_server.py PORT FOLDER``.
+"""The MCP server behind the proxy, of the official Python SDK 1.x.
 
-A test steers it through files in FOLDER, which outlive the process:
-
-- ``gates/NAME``: while this file exists, whatever waits for the gate NAME stays in flight
-- ``tools.json``: names of tools to offer besides the fixed ones
-- ``ledger.txt``: what the tool ``append`` has appended; this is the mutation that must not happen twice
-- ``journal.jsonl``: one JSON object for each message received: pid, session, and the message
+``python -m tests.e2e.backend_server [--transport sse|streamable] PORT FOLDER``; a test steers it through the files in
+FOLDER, see ``folder.py``.
 """
 
 from __future__ import annotations
 
-import asyncio
-import itertools
-import json
+import argparse
 import math
 import os
-import sys
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -27,8 +20,10 @@ from anyio.streams.memory import MemoryObjectReceiveStream
 from mcp import McpError, types
 from mcp.server.lowlevel import Server
 from mcp.server.lowlevel.helper_types import ReadResourceContents
+from mcp.server.models import InitializationOptions
 from mcp.server.session import ServerSession
 from mcp.server.sse import SseServerTransport
+from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.shared.message import SessionMessage
 from pydantic import AnyUrl
 from starlette.applications import Starlette
@@ -36,6 +31,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import Receive, Scope, Send
+
+from tests.e2e.folder import Folder
 
 Incoming = MemoryObjectReceiveStream[SessionMessage | Exception]
 
@@ -50,75 +47,18 @@ TOOLS: dict[str, dict[str, Any]] = {
 }
 
 
-class Folder:
-    """The files through which a test and this server talk."""
+class JournallingServer(Server[Any]):
+    """A server that writes down every message of every session, whatever brings it, before it handles it."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    folder: Folder
 
-    def journal(self, **entry: Any) -> None:
-        """Note what was received."""
-        self._append("journal.jsonl", json.dumps({"pid": os.getpid(), **entry}))
-
-    def add_to_ledger(self, line: str) -> None:
-        """Perform the mutation."""
-        self._append("ledger.txt", line)
-
-    def extra_tools(self) -> list[str]:
-        """Return the names of the tools to offer besides the fixed ones."""
-        file = self._path / "tools.json"
-        return list(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else []
-
-    async def pass_gate(self, name: str) -> None:
-        """Wait until the gate is open; without a name, there is none."""
-        while name and (self._path / "gates" / name).exists():
-            await asyncio.sleep(0.02)
-
-    def _append(self, name: str, line: str) -> None:
-        # One write of whole lines to a file opened for appending: a kill leaves a line complete or absent.
-        with (self._path / name).open("ab", buffering=0) as file:
-            file.write(line.encode() + b"\n")
-
-
-class Backend:
-    """The server, and the web application around it."""
-
-    def __init__(self, folder: Folder) -> None:
-        self._folder = folder
-        self._server: Server[Any] = Server("e2e-backend", version="1.0")
-        self._transport = SseServerTransport("/backend/inbox/")
-        self._sessions = itertools.count(1)
-        self._subscribers: dict[str, list[ServerSession]] = {}
-        self._register()
-
-    def app(self) -> Starlette:
-        """Return the web application."""
-        return Starlette(
-            routes=[
-                Route("/backend/sse", self.serve),
-                Mount("/backend/inbox", app=self._transport.handle_post_message),
-                Route("/health", self._health),
-                Route("/touch", self._touch, methods=["POST"]),
-            ]
-        )
-
-    async def serve(self, request: Request) -> Response:
-        """Serve one client, from its first to its last message."""
-        number = next(self._sessions)
-        options = self._server.create_initialization_options()
+    async def run(
+        self, incoming: Incoming, outgoing: Any, options: InitializationOptions, *args: Any, **kwargs: Any
+    ) -> None:
+        """Serve one session."""
         # The SDK serves subscriptions, but has no way to say so.
         assert options.capabilities.resources is not None
         options.capabilities.resources.subscribe = True
-        async with (
-            self._transport.connect_sse(request.scope, request.receive, request._send) as streams,
-            self._journalled(streams[0], number) as seen,
-        ):
-            await self._server.run(seen, streams[1], options)
-        return _Sent()
-
-    @asynccontextmanager
-    async def _journalled(self, incoming: Incoming, session: int) -> AsyncIterator[Incoming]:
-        """Pass every message on, and write it down first."""
         writer, reader = anyio.create_memory_object_stream[SessionMessage | Exception](math.inf)
 
         async def relay() -> None:
@@ -126,13 +66,48 @@ class Backend:
                 async for item in incoming:
                     if isinstance(item, SessionMessage):
                         message = item.message.model_dump(by_alias=True, mode="json", exclude_none=True)
-                        self._folder.journal(session=session, message=message)
+                        self.folder.journal(message)
                     await writer.send(item)
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(relay)
-            yield reader
+            await super().run(reader, outgoing, options, *args, **kwargs)
             tasks.cancel_scope.cancel()
+
+
+class Backend:
+    """The server, and the web application around it."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._server = JournallingServer("e2e-backend", version="1.0")
+        self._server.folder = folder
+        self._subscribers: dict[str, list[ServerSession]] = {}
+        self._register()
+
+    def app(self, transport: str) -> Starlette:
+        """Return the web application."""
+        ours = [Route("/health", self._health), Route("/touch", self._touch, methods=["POST"])]
+        if transport == "sse":
+            inbox = SseServerTransport("/backend/inbox/")
+
+            async def serve(request: Request) -> Response:
+                """Serve one client, from its first to its last message."""
+                async with inbox.connect_sse(request.scope, request.receive, request._send) as streams:
+                    await self._server.run(*streams, self._server.create_initialization_options())
+                return _Sent()
+
+            messages = Mount("/backend/inbox", app=inbox.handle_post_message)
+            return Starlette(routes=[Route("/backend/sse", serve), messages, *ours])
+
+        sessions = StreamableHTTPSessionManager(self._server)
+
+        @asynccontextmanager
+        async def lifespan(app: Starlette) -> AsyncIterator[None]:
+            async with sessions.run():
+                yield
+
+        return Starlette(routes=[Route("/backend/mcp", _Endpoint(sessions)), *ours], lifespan=lifespan)
 
     async def _health(self, request: Request) -> Response:
         return JSONResponse({"status": "ok", "pid": os.getpid()})
@@ -214,6 +189,16 @@ class Backend:
         return f"{elicited.action}: {(elicited.content or {}).get('answer')}"
 
 
+class _Endpoint:
+    """A route's application; a plain function would get GET requests only."""
+
+    def __init__(self, sessions: StreamableHTTPSessionManager) -> None:
+        self._sessions = sessions
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._sessions.handle_request(scope, receive, send)
+
+
 class _Sent(Response):
     """The stream was the response; there is nothing left to send."""
 
@@ -223,9 +208,13 @@ class _Sent(Response):
 
 def main() -> None:
     """Serve on PORT until a signal comes."""
-    port, folder = int(sys.argv[1]), Path(sys.argv[2])
-    app = Backend(Folder(folder)).app()
-    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", timeout_graceful_shutdown=1)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--transport", choices=["sse", "streamable"], default="sse")
+    parser.add_argument("port", type=int)
+    parser.add_argument("folder", type=Path)
+    given = parser.parse_args()
+    app = Backend(Folder(given.folder)).app(given.transport)
+    uvicorn.run(app, host="127.0.0.1", port=given.port, log_level="warning", timeout_graceful_shutdown=1)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+import sys
+from collections.abc import Callable, Coroutine, Iterable
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,9 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
-from tests.e2e.actors import (
-    Backend,
-    Client,
-    ClientProcess,
-    Proxy,
-    Relay,
-    python_command,
-    typescript_command,
-)
-from tests.e2e.processes import until
+from tests.e2e.actors import Backend, Client, ClientProcess, Proxy, Relay
+from tests.e2e.kinds import PROXY, BackendKind, ClientKind, Pairs
+from tests.e2e.processes import Program, until
 
 Scenario = Callable[[Any], Coroutine[Deferred[Any], Any, None]]
 
@@ -45,7 +39,7 @@ def _explained(scenario: Scenario) -> Scenario:
 class EndToEnd(TestCase):
     """Runs one scenario.
 
-    Scenarios stand in mixins. Each mixin makes two test cases, by `PythonSDK` and by `TypeScriptSDK`.
+    Scenarios stand in classes of their own, of which `for_pairs` and `for_backends` make test cases.
     """
 
     #: Seconds until a scenario fails, with the output of all processes, instead of hanging.
@@ -54,9 +48,11 @@ class EndToEnd(TestCase):
     timeout = 150.0
     #: Settings of the proxy, besides `SETTINGS`.
     settings: dict[str, str] = {}
+    proxy_program: Program = PROXY
     #: Whether the backend runs when the scenario begins.
     backend_is_up = True
-    client_command: Callable[[], list[str]]
+    client_kinds: tuple[ClientKind, ...]
+    backend_kind: BackendKind
 
     def __init_subclass__(cls) -> None:
         for name in dir(cls):
@@ -65,23 +61,25 @@ class EndToEnd(TestCase):
 
     def report(self) -> str:
         """What may explain a failure: commands without a reply, and what each process has printed."""
-        parts = [f"no reply yet to: {line}" for line in self.clients.unanswered]
-        for child in (*self.backend.processes, self.proxy, self.clients):
+        drivers = self.drivers.values()
+        parts = [f"no reply yet to: {line}" for driver in drivers for line in driver.unanswered]
+        for child in (*self.backend.processes, self.proxy, *drivers):
             parts += (f"--- {child.name}, pid {child.pid}", child.output.rstrip())
         return "\n".join(parts)
 
     async def setUp(self) -> None:
         folder = Path(self.mktemp()).absolute()
         folder.mkdir()
-        command = type(self).client_command()
+        programs = {kind.program: kind.program() for kind in self.client_kinds}
         # Cleanups run in reverse order, so this look at the proxy is the last thing to be done.
         self.addCleanup(self._check_proxy)
-        self.backend = Backend(folder)
+        self.backend = Backend(self.backend_kind, folder)
         self.addCleanup(self.backend.end)
-        self.proxy = Proxy(self.backend.port, folder, SETTINGS | self.settings)
+        self.proxy = Proxy(self.proxy_program, self.backend, folder, SETTINGS | self.settings)
         self.addCleanup(self.proxy.stop)
-        self.clients = ClientProcess(command, folder)
-        self.addCleanup(self.clients.stop)
+        self.drivers = {name: ClientProcess(program, folder) for name, program in programs.items()}
+        for driver in self.drivers.values():
+            self.addCleanup(driver.stop)
         if self.backend_is_up:
             await self.backend.start()
         await until(self.proxy.health, "the proxy is up")
@@ -93,9 +91,10 @@ class EndToEnd(TestCase):
         # Who knows a session's address can use it, so no log may show one.
         self.assertNotRegex(self.proxy.output, r"/mcp/messages/[\w-]{20}")
 
-    def client(self, name: str = "client") -> Client:
+    def client(self, name: str = "client", kind: ClientKind | None = None) -> Client:
         """Return a client that is not connected yet."""
-        return Client(self.clients, name)
+        kind = kind or self.client_kinds[0]
+        return Client(kind, self.drivers[kind.program], name)
 
     async def connected(self, name: str = "client", port: int | None = None) -> Client:
         """Return a client that is connected to the proxy, or else to this port."""
@@ -118,13 +117,34 @@ class EndToEnd(TestCase):
         return error.data
 
 
-class PythonSDK:
-    """Runs the scenarios with the Python SDK's `sse_client`."""
+def for_pairs(pairs: Pairs) -> Callable[[type], type]:
+    """Make a test case for each pair of a client and a backend, in the module of the scenarios."""
 
-    client_command = staticmethod(python_command)
+    def make_cases(scenarios: type) -> type:
+        for client, backend in pairs:
+            _make_case(scenarios, client.name, (client,), backend)
+        return scenarios
+
+    return make_cases
 
 
-class TypeScriptSDK:
-    """Runs the scenarios with the TypeScript SDK's `SSEClientTransport`."""
+def for_backends(backends: Iterable[BackendKind], clients: tuple[ClientKind, ...]) -> Callable[[type], type]:
+    """Make a test case for each backend, with all these clients at the same time."""
 
-    client_command = staticmethod(typescript_command)
+    def make_cases(scenarios: type) -> type:
+        for backend in backends:
+            _make_case(scenarios, "Everybody", clients, backend)
+        return scenarios
+
+    return make_cases
+
+
+def _make_case(scenarios: type, name: str, clients: tuple[ClientKind, ...], backend: BackendKind) -> None:
+    name = f"{scenarios.__name__}_{name}_{backend.name}"
+    content = {
+        "__doc__": scenarios.__doc__,
+        "__module__": scenarios.__module__,
+        "client_kinds": clients,
+        "backend_kind": backend,
+    }
+    setattr(sys.modules[scenarios.__module__], name, type(name, (scenarios, EndToEnd), content))

@@ -1,6 +1,6 @@
-"""A client of the official Python SDK (``sse_client``), driven by a test: ``python python_client.py``.
+"""A client of the official Python SDK, 1.x or 2.x, driven by a test: ``python -m tests.e2e.python_client``.
 
-It and ``typescript/client.mjs`` understand the same commands. A command is one line of JSON on stdin, its
+It and the clients in ``typescript`` understand the same commands. A command is one line of JSON on stdin, its
 answer one line on stdout, when it is ready: commands do not wait for each other. One process can be many
 clients; a command names its own by ``client``.
 
@@ -11,7 +11,8 @@ clients; a command names its own by ``client``.
 ==========  ===================  ===========================================================================
 do          with                 value
 ==========  ===================  ===========================================================================
-connect     url                  the server's capabilities; the client stays connected until the process ends
+connect     url, transport       the server's capabilities; the client stays connected until the process ends.
+                                 The transport is "sse" or "streamable"
 list                             the names of the tools
 call        tool, arguments      text, progress (the numbers reported)
 read        uri                  the text of the resource
@@ -32,22 +33,37 @@ import asyncio
 import json
 import math
 import sys
-from collections.abc import AsyncIterator
+import warnings
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from importlib.metadata import version
 from typing import Any
 
 import anyio
+import mcp
 from anyio.streams.memory import MemoryObjectReceiveStream
-from mcp import ClientSession, McpError, types
+from mcp import ClientSession, types
+from mcp.client import streamable_http
 from mcp.client.sse import sse_client
 from mcp.shared.message import SessionMessage
 from pydantic import AnyUrl
 
 Incoming = MemoryObjectReceiveStream[SessionMessage | Exception]
 
-#: As patient as the TypeScript SDK is by default; this one would wait for ever.
-REQUEST_TIMEOUT = timedelta(seconds=60)
+IS_SDK2 = version("mcp").startswith("2.")
+SDKError: type[Exception] = getattr(mcp, "MCPError" if IS_SDK2 else "McpError")
+#: As patient as the TypeScript SDK is by default; this one would wait for ever. The unit depends on the SDK.
+REQUEST_TIMEOUT: Any = 60.0 if IS_SDK2 else timedelta(seconds=60)
+
+TRANSPORTS: dict[str, Callable[[str], Any]] = {
+    "sse": sse_client,
+    # An early 1.x has only the older spelling.
+    "streamable": getattr(streamable_http, "streamable_http_client", None) or streamable_http.streamablehttp_client,
+}
+
+# 2.x warns of everything that the revision 2026-07-28 has no more.
+warnings.filterwarnings("ignore", ".* 2026-07-28")
 
 
 class Client:
@@ -60,15 +76,15 @@ class Client:
         self._may_answer.set()
         self._life: asyncio.Task[None] | None = None
 
-    async def do_connect(self, url: str) -> Any:
+    async def do_connect(self, url: str, transport: str) -> Any:
         ready: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._life = asyncio.create_task(self._live(url, ready))
+        self._life = asyncio.create_task(self._live(TRANSPORTS[transport](url), ready))
         return await ready
 
-    async def _live(self, url: str, ready: asyncio.Future[Any]) -> None:
+    async def _live(self, connection: Any, ready: asyncio.Future[Any]) -> None:
         try:
             async with (
-                sse_client(url) as (incoming, outgoing),
+                connection as (incoming, outgoing, *_),
                 self._watched(incoming) as seen,
                 ClientSession(
                     seen,
@@ -126,19 +142,20 @@ class Client:
         async def on_progress(progress: float, total: float | None, message: str | None) -> None:
             numbers.append(progress)
 
-        result = await self._session.call_tool(tool, arguments, progress_callback=on_progress)
-        text = "".join(part.text for part in result.content if isinstance(part, types.TextContent))
-        if result.isError:
+        called = await self._session.call_tool(tool, arguments, progress_callback=on_progress)
+        result = called.model_dump(by_alias=True)
+        text = "".join(part["text"] for part in result["content"] if part["type"] == "text")
+        if result["isError"]:
             raise RuntimeError(text)
         return {"text": text, "progress": numbers}
 
     async def do_read(self, uri: str) -> Any:
-        (content,) = (await self._session.read_resource(AnyUrl(uri))).contents
+        (content,) = (await self._session.read_resource(url(uri))).contents
         assert isinstance(content, types.TextResourceContents)
         return content.text
 
     async def do_subscribe(self, uri: str) -> None:
-        await self._session.subscribe_resource(AnyUrl(uri))
+        await self._session.subscribe_resource(url(uri))
 
     async def do_set_level(self, level: types.LoggingLevel) -> None:
         await self._session.set_logging_level(level)
@@ -156,19 +173,25 @@ class Client:
         self._may_answer.set()
 
 
+def url(uri: str) -> Any:
+    """Return what the SDK takes for a URI."""
+    return uri if IS_SDK2 else AnyUrl(uri)
+
+
 async def perform(client: Client, id: int, do: str, **arguments: Any) -> None:
     """Perform a command and print its answer."""
     answer: dict[str, Any] = {"id": id}
     try:
         answer["value"] = await getattr(client, f"do_{do}")(**arguments)
-    except McpError as error:
-        answer["error"] = {"code": error.error.code, "message": error.error.message, "data": error.error.data}
+    except SDKError as exception:
+        error: types.ErrorData = exception.error  # type: ignore[attr-defined]
+        answer["error"] = {"code": error.code, "message": error.message, "data": error.data}
     except Exception as error:
         answer["error"] = {"code": None, "message": repr(error), "data": None}
     print(json.dumps(answer), flush=True)
 
 
-async def main() -> None:
+async def perform_all() -> None:
     """Perform the commands on stdin, until it ends."""
     clients: dict[str, Client] = {}
     tasks = set()
@@ -181,5 +204,10 @@ async def main() -> None:
         task.add_done_callback(tasks.discard)
 
 
+def main() -> None:
+    """Serve the test."""
+    asyncio.run(perform_all())
+
+
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()

@@ -11,7 +11,7 @@ from pathlib import Path
 from twisted.trial.unittest import TestCase
 
 from tests.e2e.actors import environment
-from tests.e2e.processes import Child, until
+from tests.e2e.processes import Child, Command, until
 
 #: The demo as it is for a newcomer who has not installed the extra.
 WITHOUT_EXTRA = """
@@ -31,8 +31,9 @@ class Demo(TestCase):
         """Return the running demo; it is ended with the test at the latest."""
         folder = Path(self.mktemp()).absolute()
         folder.mkdir()
+        python = Command([sys.executable])
         # The demo's proxy must not care for the settings of another one.
-        demo = Child("demo", [sys.executable, *arguments], {**environment(), "PROXY_PORT": "1"}, folder)
+        demo = Child("demo", python, arguments, {**environment(), "PROXY_PORT": "1"}, folder)
         self.addCleanup(demo.stop)
         return demo
 

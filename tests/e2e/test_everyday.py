@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from tests.e2e.actors import ClientError
-from tests.e2e.cases import EndToEnd, PythonSDK, TypeScriptSDK
+from tests.e2e.cases import for_pairs
+from tests.e2e.kinds import PAIRS
 from tests.e2e.processes import until
 
 FIXED_TOOLS = ["echo", "pid", "append", "count", "ask"]
 
 
+@for_pairs(PAIRS)
 class Everyday:
     """While the backend stays up."""
 
@@ -60,11 +62,3 @@ class Everyday:
             await client.do("read", uri="note://missing")
         self.assertEqual(caught.exception.code, -32002)
         self.assertEqual(caught.exception.data, {"uri": "note://missing"})
-
-
-class PythonEveryday(Everyday, PythonSDK, EndToEnd):
-    """With the Python SDK."""
-
-
-class TypeScriptEveryday(Everyday, TypeScriptSDK, EndToEnd):
-    """With the TypeScript SDK."""

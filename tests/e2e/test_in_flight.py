@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from tests.e2e.cases import EndToEnd, PythonSDK, TypeScriptSDK
+from tests.e2e.cases import for_pairs
+from tests.e2e.kinds import PAIRS
 from tests.e2e.processes import until
 
 
+@for_pairs(PAIRS)
 class InFlight:
     """During a request."""
 
@@ -70,11 +72,3 @@ class InFlight:
             self.assertEqual((await reply).get()["text"], f"appended {line}")
         self.assertIn("append", (await listing).get())
         self.assertEqual(sorted(self.backend.ledger()), lines)
-
-
-class PythonInFlight(InFlight, PythonSDK, EndToEnd):
-    """With the Python SDK."""
-
-
-class TypeScriptInFlight(InFlight, TypeScriptSDK, EndToEnd):
-    """With the TypeScript SDK."""

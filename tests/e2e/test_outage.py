@@ -5,14 +5,17 @@ from __future__ import annotations
 from twisted.internet import reactor
 
 from tests.e2e.actors import Client
-from tests.e2e.cases import EndToEnd, PythonSDK, TypeScriptSDK
+from tests.e2e.cases import for_pairs
+from tests.e2e.kinds import INSTALLED_PROXY, PAIRS
 from tests.e2e.processes import until
 
 
+@for_pairs(PAIRS)
 class LateStart:
     """The backend is not there yet."""
 
     backend_is_up = False
+    proxy_program = INSTALLED_PROXY
 
     async def test_initialize_is_held(self) -> None:
         """A client that connects before the backend runs is connected as soon as it does."""
@@ -26,11 +29,12 @@ class LateStart:
         self.assertEqual(len(self.backend.received("initialize")), 1)
 
 
+@for_pairs(PAIRS)
 class Outage:
     """The backend does not come back in time."""
 
-    #: A budget of 2 seconds.
-    settings = {"MAX_RECONNECT_ATTEMPTS": "10"}
+    #: A budget of 1 second.
+    settings = {"MAX_RECONNECT_ATTEMPTS": "5"}
 
     async def test_gone_for_good(self) -> None:
         """Requests are answered within the budget; if the backend comes back, the session works again."""
@@ -38,7 +42,7 @@ class Outage:
         await self.backend.stop("KILL")
         started = reactor.seconds()
         data = await self.assertError(client.start_call("append", line="never"), -31001)
-        self.assertLess(reactor.seconds() - started, 6)
+        self.assertLess(reactor.seconds() - started, 5)
         self.assertEqual((data["delivered"], data["retrySafe"]), ("no", True))
         self.assertEqual(data["method"], "tools/call")
 
@@ -58,19 +62,3 @@ class Outage:
         if reply.error is not None and reply.error.code == -31001:
             return None
         return reply.get()["text"]
-
-
-class PythonLateStart(LateStart, PythonSDK, EndToEnd):
-    """With the Python SDK."""
-
-
-class TypeScriptLateStart(LateStart, TypeScriptSDK, EndToEnd):
-    """With the TypeScript SDK."""
-
-
-class PythonOutage(Outage, PythonSDK, EndToEnd):
-    """With the Python SDK."""
-
-
-class TypeScriptOutage(Outage, TypeScriptSDK, EndToEnd):
-    """With the TypeScript SDK."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from tests.e2e.cases import EndToEnd, PythonSDK, TypeScriptSDK
+from tests.e2e.cases import for_pairs
+from tests.e2e.kinds import PAIRS
 from tests.e2e.processes import until
 
 
+@for_pairs(PAIRS)
 class Restart:
     """Between two requests."""
 
@@ -80,11 +82,3 @@ class Restart:
         await client.call("echo", text="next")
         await client.do("ping")
         self.assertEqual(await client.do("seen"), [])
-
-
-class PythonRestart(Restart, PythonSDK, EndToEnd):
-    """With the Python SDK."""
-
-
-class TypeScriptRestart(Restart, TypeScriptSDK, EndToEnd):
-    """With the TypeScript SDK."""
