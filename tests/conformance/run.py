@@ -24,7 +24,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
 from tests.e2e.actors import Proxy, environment, get_json
-from tests.e2e.processes import Child, free_port, until
+from tests.e2e.kinds import BackendKind
+from tests.e2e.processes import Child, Command, free_port, until
 
 HERE = Path(__file__).parent
 NODE = HERE / "node_modules" / ".bin" / "node"
@@ -145,15 +146,15 @@ class Server:
 
     def __init__(self, python: str, folder: Path) -> None:
         self.port = free_port()
-        self._python = python
+        program = Command([python, "-m", "tests.conformance.everything_server", "--port", str(self.port)])
+        self.kind = BackendKind("everything", "streamable", lambda: program, (), "/mcp")
         self._folder = folder
         self._processes: list[Child] = []
 
     def start(self) -> None:
         """Start a process."""
         name = f"server {len(self._processes) + 1}"
-        command = [self._python, "-m", "tests.conformance.everything_server", "--port", str(self.port)]
-        self._processes.append(Child(name, command, environment(), self._folder))
+        self._processes.append(Child(name, self.kind.program(), [], environment(), self._folder))
 
     async def serves(self) -> bool:
         """Whether the process that was started last serves."""
@@ -201,7 +202,8 @@ class Suite:
     async def _start(self, run: Run, port: int, results: Path, options: Sequence[str]) -> Outcome:
         program = HERE / "node_modules" / run.package / "dist" / "index.js"
         target = ("--url", f"http://127.0.0.1:{port}/mcp", "-o", str(results))
-        child = Child("suite", [str(NODE), str(program), "server", *target, *options], environment(), self._folder)
+        words = Command([str(NODE), str(program), "server"])
+        child = Child("suite", words, [*target, *options], environment(), self._folder)
         try:
             await until(lambda: child.ended, f"the suite ends ({run.name}, {' '.join(options)})", LIMIT)
         finally:
@@ -230,7 +232,8 @@ async def compare(options: argparse.Namespace, folder: Path) -> int:
     notes: dict[tuple[str, str], str] = {}
     try:
         if not options.direct:
-            proxy = Proxy(server.port, folder, SETTINGS)
+            program = Command([sys.executable, "-c", "from mcp_proxy.tap import main; main()"])
+            proxy = Proxy(program, server, folder, SETTINGS)
             await until(proxy.health, "the proxy is up")
         print(f"{'run':<12}{'scenarios':>10}{'direct':>10}{'proxy':>10}   (checks passed/failed)", flush=True)
         for run in (run for run in (*RUNS, *MORE_RUNS) if run.name in names):
