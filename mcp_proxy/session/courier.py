@@ -104,7 +104,7 @@ class Courier:
         """The client does not want an answer any more."""
         identity = jsonrpc.cancelled_id(message)
         exchange = None if identity is None else self._exchanges.find(identity)
-        if exchange is None or identity is None:
+        if exchange is None or identity is None or exchange.cancelled:
             return
         exchange.cancelled = True
         self._route.outlet.abandon(exchange)

@@ -280,6 +280,18 @@ class Answers(StreamableCase):
         self.assertEqual(call.messages, [])
         self.assertEqual(self.link.sent[-1]["method"], "notifications/cancelled")
 
+    def test_cancelled_twice(self) -> None:
+        """A client that cancels the same request twice has cancelled no other of its batch."""
+        session = self.begin(version="2025-03-26")
+        self.house.backend.answers["tools/call"] = silent
+        batch = self.post([messages.call(1), messages.call(2)], session)
+        for _ in range(2):
+            self.post(messages.notification("notifications/cancelled", {"requestId": 1}), session)
+        self.assertEqual(batch.raw, b"")
+        self.link.tell(messages.result(2, {}))
+        self.assertEqual([each["id"] for each in batch.answer.json()], [2])
+        self.assertEqual([each["method"] for each in self.link.sent].count("notifications/cancelled"), 1)
+
     def test_leaving_is_not_cancelling(self) -> None:
         """A client that hangs up has not cancelled: its call goes on."""
         session = self.begin()

@@ -24,6 +24,7 @@ from mcp_proxy.frontend.modern import ModernFront
 from mcp_proxy.frontend.status import StatusPages
 from mcp_proxy.frontend.stream import LimitedRequest
 from mcp_proxy.frontend.streamable import StreamableFront
+from mcp_proxy.session.exchanges import Exchange
 from mcp_proxy.session.interfaces import HTTPAnswer, ILinkOwner, ISeeker, Loss, Outgoing, Refusal
 from mcp_proxy.session.policy import Policy
 from mcp_proxy.session.registry import Registry
@@ -45,7 +46,6 @@ class FakeLink:
     without sessions.
     """
 
-    correlates = False
     is_judged = True
 
     def __init__(self, backend: FakeBackend, owner: ILinkOwner, headers: Headers, stateless: bool = False) -> None:
@@ -56,7 +56,9 @@ class FakeLink:
         self.sent: list[Json] = []
         self.outgoing: list[Outgoing] = []
         self.paused = False
+        self.pausers: set[object] = set()
         self.closed = False
+        self.correlates = backend.correlates
 
     def open(self) -> None:
         """Connect, if the backend says so."""
@@ -90,24 +92,34 @@ class FakeLink:
     def pause(self, source: object) -> None:
         """The client is slow."""
         self.paused = True
+        self.pausers.add(source)
 
     def resume(self, source: object) -> None:
         """It reads again."""
         self.paused = False
+        self.pausers.discard(source)
 
     def close(self, *, done: bool = False) -> None:
         """The end."""
         self.closed = True
 
-    def stream(self) -> None:
-        """The backend answers its newest message with a stream."""
-        exchange = self.outgoing[-1].exchange
+    def exchange(self, identity: Any) -> Exchange:
+        """The newest of the client's requests under this id at the backend."""
+        for sent, outgoing in zip(reversed(self.sent), reversed(self.outgoing), strict=True):
+            if outgoing.exchange is not None and "method" in sent and sent.get("id") == identity:
+                return outgoing.exchange
+        raise AssertionError(f"no request {identity!r}")
+
+    def stream(self, identity: Any = None) -> None:
+        """The backend answers a request, its newest unless told otherwise, with a stream."""
+        exchange = self.outgoing[-1].exchange if identity is None else self.exchange(identity)
         assert exchange is not None
         self.owner.link_streaming(self, exchange)
 
-    def tell(self, message: Json) -> None:
-        """The backend sends a message."""
-        self.owner.link_received(self, jsonrpc.parse(encoded(message)))
+    def tell(self, message: Json, about: Any = None) -> None:
+        """The backend sends a message, on the stream of the request with this id if there is one."""
+        exchange = None if about is None else self.exchange(about)
+        self.owner.link_received(self, jsonrpc.parse(encoded(message)), exchange)
 
     def lose(self, reachable: bool = False) -> None:
         """The backend dies."""
@@ -119,7 +131,8 @@ class FakeBackend:
     """The shared view of a backend that is up or down as the test says.
 
     ``opens``: whether a link opens at once; ``reaches``: whether messages get as far as the network; ``accepts``:
-    whether they are acknowledged. ``answers`` maps a method to what is answered (None: nothing).
+    whether they are acknowledged. ``correlates``: whether new links know which message is about which request.
+    ``answers`` maps a method to what is answered (None: nothing).
     ``refusals`` maps a method to how its next message is refused. ``challenge``: how streams are refused.
     """
 
@@ -131,6 +144,7 @@ class FakeBackend:
         self.opens = True
         self.reaches = True
         self.accepts = True
+        self.correlates = False
         self.challenge: HTTPAnswer | None = None
         self.refusals: dict[str, Refusal] = {}
         self.waiting: list[ISeeker] = []
