@@ -145,6 +145,10 @@ class AutoLink:
         """An answer begins as a stream."""
         self._owner.link_streaming(self, about)
 
+    def link_polling(self, link: ILink, about: Exchange, delay: float) -> None:
+        """The rest of an answer is to be asked for later."""
+        self._owner.link_polling(self, about, delay)
+
     def link_oversized(self, link: ILink, event: Oversized, about: Exchange | None = None) -> None:
         """An event is over the bound."""
         self._owner.link_oversized(self, event, about)

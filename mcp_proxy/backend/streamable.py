@@ -362,6 +362,8 @@ class StreamableLink:
         if self._closed or post.is_answered:
             self._over(post, reason)
         elif post.last_event and self._version and reason == "the stream ended":
+            if post.exchange is not None and post.retry is not None:  # it says when to come back, so it means to
+                self._owner.link_polling(self, post.exchange, post.retry)
             self._resume_later(post)
         else:
             self._doubts.stream_broke(post, reason)

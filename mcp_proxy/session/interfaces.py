@@ -87,6 +87,12 @@ class ILinkOwner(Protocol):
     def link_streaming(self, link: ILink, about: Exchange) -> None:
         """The backend answers this request with a stream of messages."""
 
+    def link_polling(self, link: ILink, about: Exchange, delay: float) -> None:
+        """The backend has ended the stream of this request, and brings the rest to whoever asks for it later.
+
+        :param delay: after how many seconds it wants to be asked.
+        """
+
     def link_oversized(self, link: ILink, event: Oversized, about: Exchange | None = None) -> None:
         """The backend sent an event over the bound; its edges are all that is left of it."""
 
@@ -204,6 +210,12 @@ class IOutlet(Protocol):
 
     def begin_stream(self, exchange: Exchange) -> None:
         """The answer will take a while, or consists of several messages."""
+
+    def pause_stream(self, exchange: Exchange, delay: float) -> None:
+        """The answer takes so long that the backend wants no stream for it meanwhile.
+
+        :param delay: after how many seconds the client may come back for the rest.
+        """
 
     def close(self) -> None:
         """End all streams."""

@@ -124,6 +124,9 @@ class ModernOutlet:
         if exchange.message.method != revisions.DISCOVER:
             self._start()
 
+    def pause_stream(self, exchange: Exchange, delay: float) -> None:
+        """In this revision nobody comes back for the rest."""
+
     def close(self) -> None:
         """End the stream."""
         if not self.is_done:

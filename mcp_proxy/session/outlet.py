@@ -123,6 +123,9 @@ class SSEOutlet:
     def begin_stream(self, exchange: Exchange) -> None:
         """There is always a stream."""
 
+    def pause_stream(self, exchange: Exchange, delay: float) -> None:
+        """It is for everything else as well."""
+
     def close(self) -> None:
         """End the stream."""
         self._channel.close()

@@ -137,6 +137,16 @@ class Reply:
         self.is_done = True
         self._channel.close()
 
+    def pause(self, delay: float) -> None:
+        """End the stream, not the reply, if the client has what it needs to come back for the rest.
+
+        :param delay: after how many seconds it may.
+        """
+        stream = self._channel.stream
+        if stream is not None and self._is_primed and not self.is_done:
+            stream.write(sse.retry(int(delay * 1000)))
+            self._channel.close()
+
     def has_after(self, since: int) -> bool:
         """Whether there is, or will be, anything after this event."""
         return not self.is_done or since < self._channel.last_event
@@ -258,6 +268,11 @@ class StreamableOutlet:
         """The answer becomes a stream; that to initialize does not, for its head tells the session."""
         if isinstance(exchange.reply, Reply) and exchange.message.method != revisions.INITIALIZE:
             exchange.reply.start()
+
+    def pause_stream(self, exchange: Exchange, delay: float) -> None:
+        """A client that knows how polls for the rest, as it would without us (specification 2025-11-25)."""
+        if isinstance(exchange.reply, Reply):
+            exchange.reply.pause(delay)
 
     def begin_waiting(self) -> None:
         """What has taken so long becomes a stream, which can be kept alive."""

@@ -141,6 +141,11 @@ class Uplink:
         if link is self.link:
             self._host.outlet.begin_stream(about)
 
+    def link_polling(self, link: ILink, about: Exchange, delay: float) -> None:
+        """The backend wants no stream for an answer that takes so long."""
+        if link is self.link:
+            self._host.outlet.pause_stream(about, delay)
+
     def link_oversized(self, link: ILink, event: Oversized, about: Exchange | None = None) -> None:
         """An event over the bound; the rest of the stream is unharmed."""
         if link is self.link:

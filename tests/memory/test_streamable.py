@@ -391,6 +391,37 @@ class Listening(StreamableCase):
         again.message(1)
         self.assertTrue(again.answer.complete)
 
+    def test_polling(self) -> None:
+        """A backend that wants no stream while it works lets its client poll; so do we, and at its pace."""
+        session = self.begin(version="2025-11-25")
+        self.house.backend.answers["tools/call"] = silent
+        call = self.post(messages.call(1), session)
+        self.link.stream()
+        self.link.let_poll(1, 0.5)
+        self.assertTrue(call.answer.complete)
+        self.assertIn(b"retry: 500\n", call.raw)
+        primed = (b"last-event-id", call.events[0].id.encode())
+        again = self.listen(session, primed)
+        self.link.let_poll(1, 0.25)
+        self.assertTrue(again.answer.complete)
+        self.assertIn(b"retry: 250\n", again.raw)
+        self.link.tell(messages.result(1, {}))
+        third = self.listen(session, primed)
+        third.message(1)
+        self.assertTrue(third.answer.complete)
+
+    def test_polling_is_not_for_all(self) -> None:
+        """A client that was not told how to come back keeps its stream, and has its answer on it."""
+        session = self.begin()
+        self.house.backend.answers["tools/call"] = silent
+        call = self.post(messages.call(1), session)
+        self.link.stream()
+        self.link.let_poll(1, 0.5)
+        self.assertNotIn(b"retry", call.raw)
+        self.link.tell(messages.result(1, {}))
+        call.message(1)
+        self.assertTrue(call.answer.complete)
+
     def test_nothing_left(self) -> None:
         """A reply that is complete, and was seen to its end, is 405: some clients ask again after an error."""
         session = self.begin(version="2025-11-25")

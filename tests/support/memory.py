@@ -116,6 +116,10 @@ class FakeLink:
         assert exchange is not None
         self.owner.link_streaming(self, exchange)
 
+    def let_poll(self, identity: Any, delay: float) -> None:
+        """The backend ends the stream of a request before its answer."""
+        self.owner.link_polling(self, self.exchange(identity), delay)
+
     def tell(self, message: Json, about: Any = None) -> None:
         """The backend sends a message, on the stream of the request with this id if there is one."""
         exchange = None if about is None else self.exchange(about)

@@ -16,6 +16,9 @@ class Sent:
 
     def __init__(self, wire: Wire) -> None:
         self.wire = wire
+        self.identity: Any = None  # of the request that it brings the answer to
+        self.is_followed = False  # the client has come back for the rest
+        self.since = ""  # the event after which it begins
         self._parsed: tuple[int, list[Json]] = (-1, [])
 
     @property
@@ -28,6 +31,19 @@ class Sent:
         """Whether it is answered with a stream."""
         answer = self.answer
         return answer is not None and answer.header(b"content-type").startswith(b"text/event-stream")
+
+    @property
+    def last_event(self) -> str:
+        """The id of the last event that the client has seen; empty if there is none."""
+        seen = [each.id for each in self.events if each.id]
+        return seen[-1] if seen else self.since
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether it is a reply whose stream has ended, but not with an answer."""
+        answer = self.answer
+        is_over = answer is not None and answer.complete and self.is_stream
+        return is_over and self.last_event != "" and not any("method" not in each for each in self.messages)
 
     @property
     def events(self) -> list[SSEEvent]:
@@ -97,7 +113,9 @@ class StreamableClient(Client):
 
     async def request(self, message: Any) -> Sent:
         """Post a message and wait for nothing."""
-        return await self.send("POST", message if isinstance(message, bytes) else encoded(message))
+        sent = await self.send("POST", message if isinstance(message, bytes) else encoded(message))
+        sent.identity = message.get("id") if isinstance(message, dict) else None
+        return sent
 
     async def post(self, message: Any) -> Answer:
         """Post a message and wait for the whole answer."""
@@ -120,9 +138,29 @@ class StreamableClient(Client):
         more: HeaderList = ((b"last-event-id", last_event_id.encode()),) if last_event_id else ()
         sent = await self.send("GET", None, more)
         await until(self._reactor, lambda: sent.answer is not None, "the head of the stream")
+        sent.since = last_event_id
         if not last_event_id:
             self.listening = sent
         return sent
+
+    async def answer_to(self, identity: Any, timeout: float = 5.0) -> Json:
+        """Wait for the answer to a request; come back for the rest of a reply that was ended before its answer."""
+        while True:
+            await until(
+                self._reactor,
+                lambda: self.answers(identity) or self._paused(identity),
+                lambda: (identity, self.messages),
+                timeout,
+            )
+            if self.answers(identity):
+                return self.answers(identity)[0]
+            for sent in self._paused(identity):
+                sent.is_followed = True
+                again = await self.listen(sent.last_event)
+                again.identity = identity
+
+    def _paused(self, identity: Any) -> list[Sent]:
+        return [sent for sent in self.sent if sent.identity == identity and sent.is_paused and not sent.is_followed]
 
     async def delete(self) -> Answer:
         """End the session."""
