@@ -201,6 +201,9 @@ class Courier:
         if exchange is None:
             log.debug("answer that nobody waits for dropped", session=self._route.label)
             return
+        if self._is_to_last(exchange, message):
+            self._ask_again(exchange)
+            return
         raw = self._route.memory.answered(exchange.message, message)
         if exchange.backend_id != exchange.message.id:
             raw = jsonrpc.with_id(raw, exchange.message.id or b"null")
@@ -208,6 +211,17 @@ class Courier:
             self._route.outlet.answer(exchange, raw)
         if exchange.message.method == revisions.INITIALIZE and not message.is_error:
             self._route.initialized()
+
+    def _is_to_last(self, exchange: Exchange, message: Message) -> bool:
+        """Whether the backend ends what is meant to last, perhaps because it stops; not if it does so at once."""
+        lasted = self._clock.seconds() - max(exchange.arrived, exchange.not_before)
+        return exchange.is_lasting and not message.is_error and lasted >= self._policy.reconnect_delay
+
+    def _ask_again(self, exchange: Exchange) -> None:
+        """A backend that stops has the time to be gone before it is asked."""
+        exchange.not_before = self._clock.seconds() + self._policy.jitter(self._policy.reconnect_delay)
+        exchange.delivery = Delivery.NOT_SENT
+        self.hold(exchange)
 
     def find_request(self, message: Message) -> Exchange | None:
         """Which request a message is about that came on a stream for all: the one with its token, or the only one."""

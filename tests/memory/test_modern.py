@@ -668,12 +668,39 @@ class Listen(ModernCase):
             self.ready()
 
     def test_ended_by_backend(self) -> None:
-        """A backend that ends it properly has the last word."""
+        """A backend that ends it properly, and at once, has the last word."""
         client = self.ask(modern.listen(1, toolsListChanged=True))
         self.link.tell(messages.result(1, {"resultType": "complete"}))
         self.assertEqual(client.messages[-1], messages.result(1, {"resultType": "complete"}))
         self.assertTrue(client.answer.complete)
         self.assert_quiet()
+
+    def test_ended_by_a_stopping_backend(self) -> None:
+        """One that has lasted is ended because the backend stops: the client need not know, as after any restart."""
+        client = self.ask(modern.listen(1, toolsListChanged=True))
+        for _ in range(2):
+            self.house.clock.advance(30)
+            self.link.tell(messages.result(1, {"resultType": "complete"}))
+            self.backend.go_down()
+            self.house.clock.advance(HOLD)
+            self.assertEqual(self.told(client).count("answer"), 0)
+            self.backend.come_back()
+            self.house.clock.advance(10)
+        self.assertEqual(client.messages[1:], [modern.told(TOOLS_CHANGED, 1)] * 2)
+        self.assertEqual(len(self.sent("subscriptions/listen")), 3)
+
+    def test_ended_by_a_tired_backend(self) -> None:
+        """A backend that goes on without it is asked again after a while."""
+        client = self.ask(modern.listen(1, toolsListChanged=True))
+        self.house.clock.advance(30)
+        self.link.tell(messages.result(1, {"resultType": "complete"}))
+        self.assertEqual(len(self.sent("subscriptions/listen")), 1)
+        for _ in range(100):
+            if len(self.sent("subscriptions/listen")) == 1:
+                self.house.clock.advance(0.1)
+        self.assertEqual(client.messages[1:], [modern.told(TOOLS_CHANGED, 1)])
+        self.link.tell(messages.result(1, {"resultType": "complete"}))
+        self.assertTrue(client.answer.complete)
 
     def test_refused_by_next(self) -> None:
         """A next backend that does not know the method ends it with its own error."""
