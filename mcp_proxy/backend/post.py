@@ -37,7 +37,7 @@ class Post:
         self.request: Deferred[Response] | None = None
         self.response: Response | None = None
         self.session = b""
-        self.is_stream = self.is_answered = False
+        self.is_stream = self.is_answered = self.is_late = False
         self.last_event = ""
         self.retry: float | None = None
         self.resumes = 0

@@ -18,9 +18,10 @@ from twisted.python.failure import Failure
 from mcp_proxy.backend.doubts import UNKNOWN, Doubts
 from mcp_proxy.backend.errands import Errands
 from mcp_proxy.backend.http import BackendClient, RequestFailed, Response, describe, shown_answer
-from mcp_proxy.backend.listener import FIRST_RETRY, MAX_RETRY, Listener
+from mcp_proxy.backend.listener import Listener
 from mcp_proxy.backend.outbox import Outbox
 from mcp_proxy.backend.post import Post
+from mcp_proxy.backend.remainder import Remainder
 from mcp_proxy.session.interfaces import HTTPAnswer, ILinkOwner, Loss, Outgoing, Refusal
 from mcp_proxy.timers import Timers
 from mcp_proxy.wire import jsonrpc, revisions
@@ -37,8 +38,8 @@ MAX_POSTS = 1100
 ORDER_WAIT = 0.1
 #: For how many seconds messages wait for the GET stream, on which they might have effects.
 STREAM_WAIT = 1.0
-#: How often in a row a stream that brings nothing is asked for again.
-MAX_RESUMES = 5
+#: For how many seconds at least a stream may stay open after its answer; nothing that matters can come on it.
+EPILOGUE = 5.0
 #: How long, in seconds, the end of a session at the backend may take.
 FAREWELL = 5.0
 
@@ -91,6 +92,7 @@ class StreamableLink:
         self._doubts = Doubts(self, clock)
         self._timers = Timers(clock)
         self._listener = Listener(self, clock)
+        self._remainder = Remainder(self, clock)
 
     # -- opening and closing -----------------------------------------------------------------------------------
 
@@ -120,6 +122,7 @@ class StreamableLink:
         self._outbox.clear()
         self._doubts.close()
         self._listener.close()
+        self._remainder.close()
         for post in list(self._posts.values()):
             post.abort()
         self._errands.close()
@@ -207,11 +210,12 @@ class StreamableLink:
         if reuse:
             self._post(post, reuse=False)  # the idle connection was closed; this message may be repeated
         elif error.sent and post.identity is not None:
-            self._doubts.stream_broke(post, error.reason)
+            self.broke(post, error.reason)
         else:
-            self._refuse(post, Refusal(0, error.reason))
+            self.refuse(post, Refusal(0, error.reason))
 
-    def _refuse(self, post: Post, refusal: Refusal) -> None:
+    def refuse(self, post: Post, refusal: Refusal) -> None:
+        """Nothing comes of a message."""
         self._forget(post)
         if not self._closed:
             if post.outgoing.method == revisions.INITIALIZED:
@@ -265,7 +269,7 @@ class StreamableLink:
         else:
             response.abort()
             shown = response.kind.decode("ascii", "replace")[:60] or "nothing"
-            self._refuse(post, Refusal(0, f"the backend answered {response.status} with {shown} to a request"))
+            self.refuse(post, Refusal(0, f"the backend answered {response.status} with {shown} to a request"))
 
     def _deliver(self, response: Response, post: Post, decoder: Decoder | None) -> None:
         post.deliver(response, decoder)
@@ -287,7 +291,7 @@ class StreamableLink:
             self._outbox.heard(post.outgoing)
             self._doubts.message_refused(post, refusal)
         else:
-            self._refuse(post, refusal)
+            self.refuse(post, refusal)
 
     def only_a_message(self, post: Post, refusal: Refusal) -> None:
         """The backend knows the session, so what it said was meant for that very message."""
@@ -295,7 +299,7 @@ class StreamableLink:
         if post.exchange is None and refusal.answer is not None:
             own = jsonrpc.error_under(post.identity or b"null", refusal.answer.body)
         if own is None:
-            self._refuse(post, evolve(refusal, is_genuine=True))
+            self.refuse(post, evolve(refusal, is_genuine=True))
             return
         self._forget(post)
         self._owner.link_received(self, jsonrpc.parse(own))  # to a request of ours, an error like any other
@@ -332,6 +336,8 @@ class StreamableLink:
         for message in messages:
             if post is not None and message.kind is Kind.RESPONSE and self._is_answer(message, post):
                 post.is_answered = True
+                if post.is_stream:
+                    self._timers.keep("epilogue", EPILOGUE, self._epilogue)
                 if message.id is None:
                     message = jsonrpc.parse(jsonrpc.with_id(message.raw, post.identity or b"null"))
                 if post.outgoing.method == revisions.INITIALIZE and not message.is_error:
@@ -349,11 +355,20 @@ class StreamableLink:
         if self._closed:
             return
         if not post.is_answered:
-            self._refuse(post, Refusal(0, reason))
+            self.refuse(post, Refusal(0, reason))
             return
         self._forget(post)
         if post.session and self.session and post.session != self.session:
             self._doubts.session_lost("it has begun another by itself")
+
+    def _epilogue(self) -> None:
+        """A stream that its backend does not end after the answer has had its time when this comes twice."""
+        for post in [post for post in self._posts.values() if post.is_answered]:
+            if post.is_late:
+                post.abort()
+                self._over(post, "")
+            post.is_late = True
+            self._timers.keep("epilogue", EPILOGUE, self._epilogue)
 
     # -- broken streams ----------------------------------------------------------------------------------------
 
@@ -364,31 +379,17 @@ class StreamableLink:
         elif post.last_event and self._version and reason == "the stream ended":
             if post.exchange is not None and post.retry is not None:  # it says when to come back, so it means to
                 self._owner.link_polling(self, post.exchange, post.retry)
-            self._resume_later(post)
+            self._remainder.ask_later(post)
         else:
-            self._doubts.stream_broke(post, reason)
+            self.broke(post, reason)
 
-    def _resume_later(self, post: Post) -> None:
-        if post.resumes >= MAX_RESUMES:
-            self._refuse(post, Refusal(0, "the backend ended the stream without the answer"))
-            return
-        post.resumes += 1
-        delay = FIRST_RETRY * 2**post.resumes if post.retry is None else post.retry
-        self._timers.set(f"resume {id(post)}", min(delay, MAX_RETRY), self._resume, post)
+    def resumed(self, post: Post, response: Response) -> None:
+        """The rest of it comes."""
+        self._deliver(response, post, Decoder(self.max_event_bytes))
 
-    def _resume(self, post: Post) -> None:
-        self.get(
-            post.last_event,
-            lambda response: self._resumed(response, post),
-            lambda failure: self._doubts.stream_broke(post, RequestFailed.trapped(failure).reason),
-        )
-
-    def _resumed(self, response: Response, post: Post) -> None:
-        if response.is_event_stream:
-            self._deliver(response, post, Decoder(self.max_event_bytes))
-        else:
-            response.abort()
-            self._refuse(post, Refusal(0, f"the backend answered {response.status} when asked for the rest"))
+    def broke(self, post: Post, reason: str) -> None:
+        """It broke, or asking for the rest has failed: the backend may have gone."""
+        self._doubts.stream_broke(post, reason)
 
     def get(self, last_event: str, answered: Callable[[Response], None], failed: Callable[[Failure], None]) -> None:
         """Ask for a stream, from after this event on."""
@@ -413,9 +414,9 @@ class StreamableLink:
     def only_a_stream(self, post: Post, reason: str) -> None:
         """The backend is there: what it was sending is resumed if it gave event ids."""
         if post.last_event and self._version:
-            self._resume_later(post)
+            self._remainder.ask_later(post)
         else:
-            self._refuse(post, Refusal(0, reason))
+            self.refuse(post, Refusal(0, reason))
 
     @property
     def has_unheard(self) -> bool:

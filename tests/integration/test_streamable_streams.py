@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mcp_proxy.backend import listener, streamable
+from mcp_proxy.backend import listener, remainder, streamable
 from tests.integration.service_case import BOB
 from tests.integration.streamable_case import ALICE, StreamableCase, result_of, silent
 from tests.integration.test_crowd import Flood
@@ -155,7 +155,7 @@ class Resumed(StreamCase):
 
     async def test_polling(self) -> None:
         """A backend that ends the stream after its first event, again and again, is asked again, as it says when."""
-        self.patch(streamable, "FIRST_RETRY", 60.0)  # only `retry` can make this quick
+        self.patch(remainder, "FIRST_RETRY", 60.0)  # only `retry` can make this quick
         self.start()
         client = await self.joined()
         reply = await self.pending(client)
@@ -169,6 +169,19 @@ class Resumed(StreamCase):
         self.assertEqual(result_of(await client.answer_to("slow")), {"done": True})
         self.assertEqual(set(self.last_event_ids()[1:]), {f"{reply.name}_1"})
         self.assertEqual((self.backend.posts("tools/call"), self.backend.posts("ping")), (1, 0))
+
+    async def test_no_end(self) -> None:
+        """A stream that its backend leaves open after the answer is closed; it costs no place, and no more."""
+        self.patch(streamable, "EPILOGUE", 0.05)
+        self.start()
+        client = await self.joined()
+        reply = await self.pending(client)
+        reply.begin()
+        reply.send(messages.result("slow", {"done": True}))
+        self.assertEqual(result_of(await client.answer_to("slow")), {"done": True})
+        await self.until(lambda: reply.connection.closed, "the stream is closed")
+        await self.assert_works(client)
+        self.assertEqual((self.backend.posts("initialize"), self.backend.posts("ping")), (1, 0))
 
     async def test_two_streams(self) -> None:
         """Two broken streams are resumed each by its own event."""
