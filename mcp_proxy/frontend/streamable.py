@@ -14,16 +14,19 @@ from twisted.logger import Logger
 from mcp_proxy.frontend.guard import check_message_head, check_reply_head, check_stream_head
 from mcp_proxy.frontend.modern import ModernFront
 from mcp_proxy.frontend.stream import ClientRequest, ClientStream
+from mcp_proxy.session.interfaces import HTTPAnswer
 from mcp_proxy.session.registry import Registry
-from mcp_proxy.session.replies import CLIENT_RETRY, Reply, StreamableOutlet
+from mcp_proxy.session.replies import CLIENT_RETRY, Reply, StreamableOutlet, Verdict
 from mcp_proxy.session.session import Session
 from mcp_proxy.wire import jsonrpc, revisions, sse
 from mcp_proxy.wire.errors import (
+    BackendUnavailable,
     BatchRefused,
     MissingSession,
     NothingToStream,
     NotJSONRPC,
     OnlyPost,
+    ProxyError,
     UnknownSession,
     VersionRefused,
 )
@@ -45,6 +48,7 @@ class StreamableFront:
         self._registry = registry
         self._modern = modern
         self._streams: dict[ClientStream, StreamableOutlet] = {}
+        self._judged = 0
 
     # -- POST --------------------------------------------------------------------------------------------------
 
@@ -126,7 +130,40 @@ class StreamableFront:
         _refuse_modern(request)
         _check_version(request)
         check_stream_head(request)
-        session, outlet = self._session(request)
+        try:
+            session, outlet = self._session(request)
+        except UnknownSession:
+            if not self._let_judge(request):
+                raise
+        else:
+            self._listen(request, session, outlet)
+
+    def _let_judge(self, request: ClientRequest) -> bool:
+        """Whether this may be the client with a new token; if so the backend is asked, and then the client listens."""
+        token = request.header(SESSION_HEADER).decode("latin-1")
+        session, stream = self._registry.find_renewing(token, request.headers), request.stream
+        if session is None or not isinstance(session.outlet, StreamableOutlet):
+            return False
+
+        def told(challenge: HTTPAnswer | None) -> None:
+            if stream.closed:
+                return
+            if challenge is not None:
+                stream.respond(challenge.status, challenge.body, challenge.headers)
+                return
+            try:
+                self._listen(request, *self._session(request))
+            except UnknownSession:
+                stream.fail(BackendUnavailable("The backend cannot be asked now whether it takes this credential."))
+            except ProxyError as error:
+                stream.fail(error)
+
+        self._judged += 1
+        ping = jsonrpc.parse(jsonrpc.request(b'"mcp-proxy/listen-%d"' % self._judged, revisions.PING))
+        session.receive(ping, request.headers, Verdict(told))
+        return True
+
+    def _listen(self, request: ClientRequest, session: Session, outlet: StreamableOutlet) -> None:
         if request.method == "HEAD":
             request.stream.respond(200, b"", ((b"content-type", b"text/event-stream"),))
             return

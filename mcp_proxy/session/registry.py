@@ -88,6 +88,14 @@ class Registry:
             raise UnknownSession()
         return session
 
+    def find_renewing(self, token: str, headers: Headers) -> Session | None:
+        """The session whose client may be the sender of these headers, with a new token that nobody has judged yet."""
+        session = self._sessions.get(token)
+        if session is None or not session.credentials.may_renew(headers):
+            return None
+        session.credentials.renew(self._digest(headers), headers)
+        return session
+
     def find_for_message(self, token: str, headers: Headers) -> Session:
         """The same for one that brings a message, which may come with a renewed token.
 
@@ -96,11 +104,7 @@ class Registry:
 
         :raises UnknownSession: there is none, or it is another's.
         """
-        session = self._sessions.get(token)
-        if session is not None and session.credentials.may_renew(headers):
-            session.credentials.renew(self._digest(headers), headers)
-            return session
-        return self.find(token, headers)
+        return self.find_renewing(token, headers) or self.find(token, headers)
 
     def forget(self, session: Session) -> None:
         """The session is over."""

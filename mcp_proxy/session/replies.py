@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Callable
 
 from mcp_proxy.session.exchanges import Exchange
 from mcp_proxy.session.interfaces import HTTPAnswer, IClientStream, IReplyStream
@@ -164,6 +165,16 @@ class Reply:
         self._channel.detach(stream)
 
 
+class Verdict:
+    """The reply to a request of our own, in the client's name: does the backend take its credentials?
+
+    :param told: is called with the backend's refusal, or with None for any answer.
+    """
+
+    def __init__(self, told: Callable[[HTTPAnswer | None], None]) -> None:
+        self.told = told
+
+
 class StreamableOutlet:
     """See the module.
 
@@ -246,13 +257,18 @@ class StreamableOutlet:
         otherwise; but where there is no session yet, the status says it.
         """
         reply = exchange.reply
-        if isinstance(reply, Reply) and not reply.is_done and not exchange.cancelled:
+        if isinstance(reply, Verdict):
+            reply.told(None)
+        elif isinstance(reply, Reply) and not reply.is_done and not exchange.cancelled:
             reply.answer(raw, error if exchange.message.method == revisions.INITIALIZE else None)
             self._finish(reply)
 
     def refuse(self, exchange: Exchange, answer: HTTPAnswer) -> bool:
         """Show the client what the backend said."""
         reply = exchange.reply
+        if isinstance(reply, Verdict):
+            reply.told(answer)
+            return True
         if not isinstance(reply, Reply) or not reply.refuse(answer):
             return False
         self._finish(reply)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64encode
+
 from mcp_proxy.session.interfaces import HTTPAnswer, Refusal
 from tests.memory.house_case import ALICE, BOB
-from tests.memory.streamable_case import CorrelatedCase, note, shown
-from tests.memory.test_streamable import LISTEN
+from tests.memory.streamable_case import CorrelatedCase, Header, note, shown
+from tests.memory.test_streamable import LISTEN, silent
 from tests.support import messages
 from tests.support.memory import JSON_HEAD
 from tests.support.messages import encoded
@@ -147,6 +149,58 @@ class Owners(CorrelatedCase):
         last = (b"last-event-id", own[1] + b".0")
         self.assertNotEqual(self.house.stream(ALICE, last).path.rpartition("/")[2].encode(), own[1])
         self.assertFalse(listening.answer.complete)
+
+
+def token(subject: str, count: int) -> Header:
+    """A token that claims to be a subject's."""
+    claims = urlsafe_b64encode(encoded({"iss": "i", "sub": subject, "n": count})).rstrip(b"=")
+    return b"authorization", b"Bearer e30." + claims + b".x"
+
+
+class Renewed(CorrelatedCase):
+    """A client that comes with a new token for its stream, before any message has come with it."""
+
+    def setUp(self) -> None:
+        """A client with its first token."""
+        super().setUp()
+        self.session = self.begin(token("ann", 1))
+
+    def test_taken(self) -> None:
+        """The backend takes it, so the client has its stream, and the session is the new token's."""
+        self.link.tell(note("x"))
+        stream = self.listen(self.session, token("ann", 2))
+        self.assertEqual(shown(stream), ["x"])
+        self.assertEqual([each["method"] for each in self.link.sent][-1], "ping")
+        self.assertEqual(self.post(note("y"), self.session, token("ann", 2)).answer.status, 202)
+
+    def test_refused(self) -> None:
+        """The backend does not, and the client is told its words; the session is the old token's, as ever."""
+        said = HTTPAnswer(401, ((b"www-authenticate", b"Bearer"), (b"content-type", b"text/plain")), b"who?")
+        self.house.backend.refusals["ping"] = Refusal(401, "401", said)
+        answer = self.listen(self.session, token("ann", 2)).answer
+        self.assertEqual((answer.status, answer.body, answer.header(b"www-authenticate")), (401, b"who?", b"Bearer"))
+        self.assertTrue(self.listen(self.session, token("ann", 1)).started)
+        self.assertEqual(self.post(note("y"), self.session, token("ann", 1)).answer.status, 202)
+
+    def test_nobody_to_ask(self) -> None:
+        """While the backend is away nobody knows: 503, and nothing of the session is shown."""
+        self.house.backend.go_down()
+        answer = self.listen(self.session, token("ann", 2)).answer
+        self.assert_json_error(answer, 503, -31001)
+        self.assertTrue(answer.header(b"retry-after"))
+
+    def test_client_leaves(self) -> None:
+        """A client that does not wait for the verdict is no listener."""
+        self.house.backend.answers["ping"] = silent
+        stream = self.listen(self.session, token("ann", 2))
+        stream.hang_up()
+        self.link.tell(messages.result(self.link.sent[-1]["id"], {}))
+        self.assertFalse(self.outlet_of(self.session).attached)
+
+    def test_another_subject(self) -> None:
+        """A token for another subject is not even tried."""
+        self.assertEqual(self.listen(self.session, token("eve", 1)).answer.status, 404)
+        self.assertEqual(self.sent("ping"), [])
 
 
 class Ends(CorrelatedCase):
