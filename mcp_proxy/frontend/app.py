@@ -18,8 +18,9 @@ from mcp_proxy.frontend.discovery import Discovery
 from mcp_proxy.frontend.guard import Guard
 from mcp_proxy.frontend.http_sse import HTTPSSEFront
 from mcp_proxy.frontend.status import StatusPages
-from mcp_proxy.frontend.stream import ClientRequest, LimitedRequest
+from mcp_proxy.frontend.stream import ClientRequest
 from mcp_proxy.frontend.streamable import SESSION_HEADER, StreamableFront
+from mcp_proxy.frontend.web import LimitedRequest, WebRequest
 from mcp_proxy.wire.errors import MethodRefused, NoSuchPath, ProxyError
 
 log = Logger()
@@ -50,9 +51,8 @@ class App:
         self._clock = clock
         self._stall_timeout = stall_timeout
 
-    def _serve(self, request: IRequest, handler: Handler) -> Deferred[None]:
-        """Answer a request. The Deferred fires when that is done; the work itself is not the route's to cancel."""
-        taken = ClientRequest.of(request, self._clock, self._stall_timeout)
+    def answer(self, taken: ClientRequest, handler: Handler) -> None:
+        """Answer a request, now or later."""
         try:
             self._guard.admit(taken)
             handler(taken)
@@ -61,6 +61,11 @@ class App:
         except Exception:
             log.failure("{method} {path} failed", method=taken.method, path=_route_of(taken.path))
             taken.stream.fail(ProxyError("The proxy failed; its log says why."))
+
+    def _serve(self, request: IRequest, handler: Handler) -> Deferred[None]:
+        """Answer a request. The Deferred fires when that is done; the work itself is not the route's to cancel."""
+        taken = WebRequest(request, self._clock, self._stall_timeout)
+        self.answer(taken, handler)
         return taken.stream.done()
 
     @klein.route("/mcp", methods=["GET"])
@@ -118,16 +123,16 @@ class App:
     @klein.handle_errors(HTTPException)
     def no_route(self, request: IRequest, failure: Failure) -> bytes:
         """Routing failed: no such path, or not with this method. Klein ends the answer."""
-        taken = ClientRequest.of(request, self._clock, self._stall_timeout)
+        taken = WebRequest(request, self._clock, self._stall_timeout)
         try:
             self._guard.admit(taken)
         except ProxyError as error:
-            return taken.stream.refuse(error)
+            return taken.web_stream.refuse(error)
         if not isinstance(failure.value, MethodNotAllowed):
-            return taken.stream.refuse(NoSuchPath())
+            return taken.web_stream.refuse(NoSuchPath())
         allowed = ", ".join(sorted(failure.value.valid_methods or ()))
         refused = MethodRefused(f"{_shown(taken.method)} is not allowed here; use {allowed}.")
-        return taken.stream.refuse(refused, ((b"allow", allowed.encode()),))
+        return taken.web_stream.refuse(refused, ((b"allow", allowed.encode()),))
 
     def site(self, reactor: Any, max_body_bytes: int) -> Site:
         """What a port can serve."""

@@ -22,8 +22,8 @@ from mcp_proxy.frontend.guard import Guard
 from mcp_proxy.frontend.http_sse import HTTPSSEFront
 from mcp_proxy.frontend.modern import ModernFront
 from mcp_proxy.frontend.status import StatusPages
-from mcp_proxy.frontend.stream import LimitedRequest
 from mcp_proxy.frontend.streamable import StreamableFront
+from mcp_proxy.frontend.web import LimitedRequest
 from mcp_proxy.session.exchanges import Exchange
 from mcp_proxy.session.interfaces import HTTPAnswer, ILinkOwner, ISeeker, Loss, Outgoing, Refusal
 from mcp_proxy.session.policy import Policy
