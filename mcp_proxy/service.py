@@ -20,6 +20,7 @@ from mcp_proxy.backend.backend import Backend
 from mcp_proxy.backend.health import Health
 from mcp_proxy.backend.http import BackendHTTP
 from mcp_proxy.backend.http_sse import HTTPSSELink
+from mcp_proxy.backend.modern import ModernLink
 from mcp_proxy.backend.port import Port
 from mcp_proxy.backend.streamable import StreamableLink
 from mcp_proxy.backend.target import Target
@@ -82,11 +83,14 @@ def make_service(settings: Settings, reactor: Any) -> ProxyService:
             is_away=is_away,
         )
 
+    def make_modern(owner: ILinkOwner, headers: Headers) -> ModernLink:
+        return ModernLink(owner, make_streamable, headers, reactor, settings.connect_timeout)
+
     def is_away() -> bool:
         return backend.outage > 0
 
     detection = Detection(
-        {Transport.SSE: make_sse, Transport.STREAMABLE: make_streamable},
+        {Transport.SSE: make_sse, Transport.STREAMABLE: make_streamable, Transport.MODERN: make_modern},
         partial(make_streamable, is_away=is_away),
         None if settings.backend_transport == "auto" else Transport(settings.backend_transport),
     )

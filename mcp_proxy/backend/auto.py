@@ -1,8 +1,9 @@
-"""Which transport does the backend speak? Found out as clients do it (MCP specification, "Backwards compatibility").
+"""What does the backend speak? Found out as clients do it (MCP specification, "Backwards compatibility").
 
 The session's own initialize is sent to the MCP endpoint. If it is answered, that is Streamable HTTP; if it is refused
-as such an endpoint never would (400, 404, 405), the HTTP+SSE stream is tried. Anything else (401, 403, 5xx, no answer)
-says nothing about the transport.
+as a server of these revisions never would (400, 404, 405, or an error that speaks of the revision), ``server/discover``
+tells whether the backend speaks revision 2026-07-28 only; then the HTTP+SSE stream is tried. Anything else (401, 403,
+5xx, no answer) says nothing about it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ log = Logger()
 
 #: How a server that has no such endpoint answers.
 _NOT_THERE = (400, 404, 405)
+#: The errors by which a server says that it does not know initialize, or not without what revision 2026-07-28 asks for.
+_NOT_KNOWN = (-32601, -32602, -32020, -32021, -32022)
 #: How many messages wait until the transport is known.
 MAX_WAITING = 100
 
@@ -30,9 +33,10 @@ MakeTransport = Callable[[ILinkOwner, Headers], ILink]
 
 
 class Transport(Enum):
-    """How a backend of the legacy revisions is spoken to."""
+    """How a backend is spoken to for a client of the legacy revisions."""
 
     STREAMABLE = "streamable"
+    MODERN = "revision 2026-07-28"
     SSE = "sse"
 
 
@@ -41,7 +45,7 @@ class Detection:
 
     :param makers: make a link of each transport.
     :param make_stateless: makes a link for a request of a revision without sessions.
-    :param fixed: what the operator said that it is.
+    :param fixed: what the operator said that it is; which revisions it speaks there is found out all the same.
     """
 
     def __init__(
@@ -62,9 +66,17 @@ class Detection:
         """A link to the backend, whatever it speaks."""
         if stateless:
             return self._make_stateless(owner, headers)
-        if self.transport is None:
-            return AutoLink(self, owner, headers)
-        return self.makers[self.transport](owner, headers)
+        if self.transport is Transport.SSE:
+            return self.makers[Transport.SSE](owner, headers)
+        return AutoLink(self, owner, headers, self._order())
+
+    def _order(self) -> tuple[Transport, ...]:
+        """What is tried, in this order; a backend may become another one without being missed."""
+        if self.transport is Transport.MODERN:
+            return (Transport.MODERN, Transport.STREAMABLE)
+        if self.transport is Transport.STREAMABLE:
+            return (Transport.STREAMABLE, Transport.MODERN)
+        return (Transport.STREAMABLE, Transport.MODERN, Transport.SSE)
 
 
 class AutoLink:
@@ -72,15 +84,18 @@ class AutoLink:
 
     is_judged = False
 
-    def __init__(self, detection: Detection, owner: ILinkOwner, headers: Headers) -> None:
+    def __init__(self, detection: Detection, owner: ILinkOwner, headers: Headers, order: tuple[Transport, ...]) -> None:
         self._detection = detection
         self._owner = owner
         self._headers = headers
-        self._inner = detection.makers[Transport.STREAMABLE](self, headers)
+        self._order = order
+        self._step = 0
+        self._inner = detection.makers[order[0]](self, headers)
         self.correlates = True
         self._is_known = self._closed = False
         self._first: Outgoing | None = None  # the initialize that tells
         self._refusal: Refusal | None = None  # what the MCP endpoint said to it
+        self._error: Message | None = None  # or what it answered
         self._waiting: list[Outgoing] = []
         self._pausers: list[object] = []
 
@@ -124,7 +139,7 @@ class AutoLink:
 
     def link_opened(self, link: ILink) -> None:
         """The backend is there; if this is the event stream, it has told its transport."""
-        if self._refusal is None:
+        if self._transport is not Transport.SSE:
             self._owner.link_opened(self)
             return
         self._known(Transport.SSE)
@@ -134,12 +149,21 @@ class AutoLink:
 
     def link_received(self, link: ILink, message: Message, about: Exchange | None = None) -> None:
         """A message, which only a link of the right kind can bring."""
-        if not self._is_known:
-            self._known(Transport.STREAMABLE)
+        if self._is_known:
+            self._owner.link_received(self, message, about)
+        elif self._says_unknown(message):
+            self._error = message
+            self._try_next(Refusal(400, "the backend does not know initialize"))
+        else:
+            self._known(self._transport)
             self._owner.link_received(self, message, about)
             self._send_waiting()
-        else:
-            self._owner.link_received(self, message, about)
+
+    def _says_unknown(self, message: Message) -> bool:
+        """Whether an answer to initialize speaks of a backend without handshake, which is still to be tried."""
+        if self._transport is not Transport.STREAMABLE or Transport.MODERN not in self._order[self._step :]:
+            return False
+        return message.is_error and message.params().get("code") in _NOT_KNOWN
 
     def link_streaming(self, link: ILink, about: Exchange) -> None:
         """An answer begins as a stream."""
@@ -162,27 +186,68 @@ class AutoLink:
         self._owner.link_accepted(self, outgoing)
 
     def link_refused(self, link: ILink, outgoing: Outgoing, refusal: Refusal) -> None:
-        """A message was not taken; if it was the one that tells, the other transport is tried."""
-        if self._is_known or outgoing is not self._first or refusal.status not in _NOT_THERE:
-            if outgoing is self._first:
-                self._first = None
+        """A message was not taken; if it was the one that tells, the next transport is tried."""
+        if self._is_known or outgoing is not self._first:
             self._owner.link_refused(self, outgoing, refusal)
+        elif refusal.status in _NOT_THERE:
+            self._try_next(refusal)
+        else:
+            self._give_back(refusal)
+
+    @property
+    def _transport(self) -> Transport:
+        return self._order[self._step]
+
+    def _try_next(self, refusal: Refusal) -> None:
+        """The backend does not speak this."""
+        if self._transport is Transport.STREAMABLE:
+            self._refusal = refusal
+        if self._error is not None and self._transport is Transport.MODERN:
+            self._is_answered()
             return
-        self._refusal = refusal
-        if outgoing.exchange is not None:
-            outgoing.exchange.delivery = Delivery.NOT_SENT  # whoever refused it is no MCP endpoint
+        if self._step + 1 == len(self._order):
+            self._give_back(self._refusal or refusal)
+            return
+        self._use(self._step + 1)
+        if self._transport is Transport.SSE:
+            self._inner.open()
+        elif self._first is not None:
+            self._inner.send(self._first)
+
+    def _use(self, step: int) -> None:
+        if self._first is not None and self._first.exchange is not None:
+            self._first.exchange.delivery = Delivery.NOT_SENT  # whoever refused it is no such endpoint
+        self._step = step
         self._inner.close()
-        self._inner = self._detection.makers[Transport.SSE](self, self._headers)
-        self.correlates = False
+        self._inner = self._detection.makers[self._transport](self, self._headers)
+        self.correlates = self._transport is not Transport.SSE
         for source in self._pausers:
             self._inner.pause(source)
-        self._inner.open()
+
+    def _give_back(self, refusal: Refusal) -> None:
+        """It is not known what the backend speaks; the next initialize tries it from the beginning."""
+        first, self._first = self._first, None
+        self._refusal = self._error = None
+        if self._step:
+            self._use(0)
+        if first is not None:
+            self._owner.link_refused(self, first, refusal)
+
+    def _is_answered(self) -> None:
+        """An error is an answer to initialize after all."""
+        error, about = self._error, None if self._first is None else self._first.exchange
+        self._use(self._order.index(Transport.STREAMABLE))
+        self._known(Transport.STREAMABLE)
+        if error is not None:
+            self._owner.link_received(self, error, about)
+        self._send_waiting()
 
     def link_lost(self, link: ILink, loss: Loss) -> None:
         """The link is over, or the other transport is not spoken either."""
         if link is not self._inner or self._closed:
             return
-        if self._refusal is not None and not self._is_known and loss.reachable and loss.challenge is None:
+        is_last = self._transport is Transport.SSE
+        if is_last and self._refusal is not None and not self._is_known and loss.reachable and loss.challenge is None:
             status = self._refusal.status
             loss = Loss(f"it speaks neither Streamable HTTP (HTTP {status}) nor HTTP+SSE: {loss.reason}", True)
             if status == 400 and self._first is not None:  # an MCP endpoint after all, which means this very message

@@ -48,6 +48,13 @@ class Outbox:
         self._pump()
         return True
 
+    def withdraw(self, outgoing: Outgoing) -> bool:
+        """Take a message back; False if its turn has come already."""
+        if outgoing not in self._queue:
+            return False
+        self._queue.remove(outgoing)
+        return True
+
     def heard(self, outgoing: Outgoing) -> None:
         """The backend has reacted to a message, so it has read it."""
         self._unheard.discard(outgoing)

@@ -10,6 +10,7 @@ from mcp_proxy.backend.http import Response
 from mcp_proxy.session.exchanges import Exchange
 from mcp_proxy.session.interfaces import Outgoing
 from mcp_proxy.wire import jsonrpc
+from mcp_proxy.wire.jsonrpc import Kind, Message
 from mcp_proxy.wire.sse import Decoder, Event, Oversized
 
 
@@ -55,6 +56,11 @@ class Post:
     def source(self) -> object:
         """Where its messages go to at the client's side."""
         return self if self.exchange is None else self.exchange.reply  # what is ours, no client can hold up
+
+    def is_answered_by(self, message: Message) -> bool:
+        """Whether a message is the answer; an error may lack the id."""
+        is_response = message.kind is Kind.RESPONSE
+        return is_response and (message.id == self.identity or (message.id is None and message.is_error))
 
     def deliver(self, response: Response, decoder: Decoder | None) -> None:
         """The answer begins: a stream if there is a decoder for it."""

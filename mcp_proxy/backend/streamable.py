@@ -27,7 +27,6 @@ from mcp_proxy.timers import Timers
 from mcp_proxy.wire import jsonrpc, revisions
 from mcp_proxy.wire.errors import NotJSON, NotJSONRPC
 from mcp_proxy.wire.headers import Headers, standing
-from mcp_proxy.wire.jsonrpc import Kind, Message
 from mcp_proxy.wire.sse import Decoder, Event, Oversized
 
 log = Logger()
@@ -44,6 +43,10 @@ EPILOGUE = 5.0
 FAREWELL = 5.0
 
 _PING = b'"mcp-proxy/link"'
+_OF_A_MESSAGE: Headers = (
+    (b"Content-Type", b"application/json"),
+    (b"Accept", b"application/json, text/event-stream"),
+)
 
 
 class StreamableLink:
@@ -171,6 +174,16 @@ class StreamableLink:
         if not self._outbox.add(outgoing):
             self._owner.link_refused(self, outgoing, Refusal(0, "too many messages wait for the backend"))
 
+    def withdraw(self, outgoing: Outgoing) -> None:
+        """Nobody wants an answer to this request any more: it is not sent, or its stream is closed."""
+        post = self._posts.get(outgoing)
+        if not self._outbox.withdraw(outgoing) and post is not None:
+            self._forget(post)
+            post.abort()
+
+    def _is_withdrawn(self, post: Post) -> bool:
+        return self._posts.get(post.outgoing) is not post
+
     def _send_now(self, outgoing: Outgoing) -> None:
         if outgoing.method == revisions.INITIALIZED:  # until it is known whether there is a GET stream
             self._outbox.hold()
@@ -183,12 +196,7 @@ class StreamableLink:
         post.request = self._client.open(
             "POST",
             self._url,
-            (
-                *outgoing.headers,
-                (b"Content-Type", b"application/json"),
-                (b"Accept", b"application/json, text/event-stream"),
-                *own,
-            ),
+            (*outgoing.headers, *_OF_A_MESSAGE, *own),
             outgoing.raw,
             reuse=reuse,
             sending=lambda: self._sending(outgoing),
@@ -205,7 +213,7 @@ class StreamableLink:
 
     def _post_failed(self, failure: Failure, post: Post, reuse: bool) -> None:
         error = RequestFailed.trapped(failure)
-        if self._closed:
+        if self._closed or self._is_withdrawn(post):
             return
         if reuse:
             self._post(post, reuse=False)  # the idle connection was closed; this message may be repeated
@@ -216,6 +224,8 @@ class StreamableLink:
 
     def refuse(self, post: Post, refusal: Refusal) -> None:
         """Nothing comes of a message."""
+        if self._is_withdrawn(post):
+            return
         self._forget(post)
         if not self._closed:
             if post.outgoing.method == revisions.INITIALIZED:
@@ -231,7 +241,7 @@ class StreamableLink:
 
     def _answered(self, response: Response, post: Post) -> None:
         post.request = None
-        if self._closed:
+        if self._closed or self._is_withdrawn(post):
             response.abort()
         elif not 200 <= response.status < 300:
             shown_answer(response, self._clock).addCallback(self._rejected, post)
@@ -278,7 +288,7 @@ class StreamableLink:
 
     def _rejected(self, answer: HTTPAnswer, post: Post) -> None:
         """A message was not taken."""
-        if self._closed:
+        if self._closed or self._is_withdrawn(post):
             return
         status = answer.status
         hint = " (redirects are not followed)" if 300 <= status < 400 else ""
@@ -334,7 +344,7 @@ class StreamableLink:
             log.warn("message of the backend's dropped: {reason}", reason=error.message)
             return
         for message in messages:
-            if post is not None and message.kind is Kind.RESPONSE and self._is_answer(message, post):
+            if post is not None and post.is_answered_by(message):
                 post.is_answered = True
                 if post.is_stream:
                     self._timers.keep("epilogue", EPILOGUE, self._epilogue)
@@ -345,10 +355,6 @@ class StreamableLink:
                     self._version = str(message.params().get("protocolVersion", ""))
             if not self._closed:
                 self._owner.link_received(self, message, None if post is None else post.exchange)
-
-    @staticmethod
-    def _is_answer(message: Message, post: Post) -> bool:
-        return message.id == post.identity or (message.id is None and message.is_error)
 
     def _over(self, post: Post, reason: str) -> None:
         """Nothing more comes on a POST."""
@@ -402,12 +408,7 @@ class StreamableLink:
         if not self._version or not self.session:
             self._errands.run(self._try_connect(), answered, self._unreachable)
             return
-        headers = (
-            *self._headers,
-            (b"Content-Type", b"application/json"),
-            (b"Accept", b"application/json, text/event-stream"),
-            *self._own_headers(),
-        )
+        headers = (*self._headers, *_OF_A_MESSAGE, *self._own_headers())
         asked = self._client.open("POST", self._url, headers, jsonrpc.request(_PING, revisions.PING))
         self._errands.run(asked, answered, self._unreachable)
 

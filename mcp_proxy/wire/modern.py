@@ -7,7 +7,7 @@ which they differ (specification 2026-07-28, "Streamable HTTP", server validatio
 
 from __future__ import annotations
 
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from binascii import Error as NotBase64
 from typing import Any
 
@@ -18,6 +18,9 @@ from mcp_proxy.wire.jsonrpc import Message
 
 VERSION = "io.modelcontextprotocol/protocolVersion"
 CAPABILITIES = "io.modelcontextprotocol/clientCapabilities"
+CLIENT_INFO = "io.modelcontextprotocol/clientInfo"
+LOG_LEVEL = "io.modelcontextprotocol/logLevel"
+SERVER_INFO = "io.modelcontextprotocol/serverInfo"
 SUBSCRIPTION = "io.modelcontextprotocol/subscriptionId"
 
 VERSION_HEADER = b"mcp-protocol-version"
@@ -71,6 +74,22 @@ def check(message: Message, headers: Headers) -> None:
             supported=list(revisions.MODERN),
             requested=version,
         )
+
+
+def envelope_headers(method: str, params: dict[str, Any]) -> Headers:
+    """The headers that repeat what a request of ours says."""
+    name = params.get(_NAMES.get(method, ""))
+    own: Headers = ((b"Mcp-Name", encoded(name)),) if isinstance(name, str) else ()
+    version = revisions.MODERN[-1].encode()
+    return ((b"MCP-Protocol-Version", version), (b"Mcp-Method", encoded(method)), *own)
+
+
+def encoded(value: str) -> bytes:
+    """A value as a header can hold it: in base64 where it is not plain, or would be taken for base64."""
+    is_marked = value.startswith(_ENCODED) and value.endswith(_END)
+    if value.isascii() and value.isprintable() and value == value.strip() and not is_marked:
+        return value.encode()
+    return f"{_ENCODED}{b64encode(value.encode('utf-8', 'replace')).decode()}{_END}".encode()
 
 
 def _compare(headers: Headers, name: bytes, shown: str, wanted: str, *, is_encoded: bool = False) -> None:

@@ -24,7 +24,7 @@ ARROWS: dict[str, set[str]] = {
     "logs": set(),
     "config": set(),
     "session": {"wire", "timers"},
-    "backend": {"wire", "timers", "session.interfaces", "session.exchanges"},
+    "backend": {"wire", "timers", "session.interfaces", "session.exchanges", "session.bridge"},
     "frontend": {"wire", "session", ""},
     "service": {"wire", "session", "backend", "frontend", "config"},
     "tap": {"service", "config", "logs", ""},
