@@ -29,6 +29,7 @@ conformance: COMPARE = $(BIN)/python -m tests.conformance.run --server-python $(
 conformance: $(VENV)/.run $(VENV)/conformance/.stamp $(SUITE)/node_modules/.stamp  ## the MCP conformance suite, with and without the proxy
 	$(LIMITED) $(COMPARE)
 	$(LIMITED) $(COMPARE) --restart
+	$(LIMITED) $(COMPARE) --legacy-on-modern
 
 lint: $(VENV)/.lint  ## check style and types
 	$(BIN)/ruff check .

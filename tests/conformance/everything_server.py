@@ -40,11 +40,13 @@ from tests.conformance.everything_tools import (
     Context,
     Input,
     Json,
+    Unanswered,
     asks,
     form_question,
     prompt_blocks,
     resource_contents,
 )
+from tests.e2e.modern_only import modern_only
 
 Handler = Callable[[Context, Any], Awaitable[Json]]
 
@@ -67,7 +69,10 @@ async def call_tool(context: Context, params: types.CallToolRequestParams) -> Js
     """Answer ``tools/call``."""
     if params.name not in TOOLS:
         raise MCPError(types.INVALID_PARAMS, f"Unknown tool: {params.name}")
-    return await TOOLS[params.name](Input(context, params))
+    try:
+        return await TOOLS[params.name](Input(context, params))
+    except Unanswered as question:
+        return question.result
 
 
 async def list_prompts(context: Context, params: Any) -> Json:
@@ -205,13 +210,15 @@ def main() -> None:
     """Serve until a signal comes."""
     parser = argparse.ArgumentParser(description="The MCP server that the conformance suite is run against.")
     parser.add_argument("--port", type=int, required=True, help="the port to listen on, on 127.0.0.1")
-    port = parser.parse_args().port
+    parser.add_argument("--modern-only", action="store_true", help="know no revision that begins with a handshake")
+    options = parser.parse_args()
     # Logging is deprecated from 2026-07-28 on; the suite tests it for the revisions before.
     warnings.simplefilter("ignore", MCPDeprecationWarning)
     app = make_server().streamable_http_app(
         event_store=Events(), retry_interval=RETRY, custom_starlette_routes=[Route("/health", health)]
     )
-    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", timeout_graceful_shutdown=1)
+    served: Any = modern_only(app) if options.modern_only else app
+    uvicorn.run(served, host="127.0.0.1", port=options.port, log_level="warning", timeout_graceful_shutdown=1)
 
 
 if __name__ == "__main__":

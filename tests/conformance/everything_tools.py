@@ -18,6 +18,7 @@ from mcp.server.subscriptions import InMemorySubscriptionBus
 from mcp.shared.exceptions import MCPError
 from mcp.shared.message import ServerMessageMetadata
 from mcp.shared.subscriptions import PromptsListChanged, ToolsListChanged
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 Json = dict[str, Any]
 Context = ServerRequestContext[Any, Any]
@@ -63,6 +64,14 @@ def form(**properties: str | Json) -> Json:
     return {"type": "object", "properties": described, "required": list(properties)}
 
 
+class Unanswered(Exception):
+    """A question has to be answered first; ``result`` asks it."""
+
+    def __init__(self, result: Json) -> None:
+        super().__init__("a question has to be answered first")
+        self.result = result
+
+
 class Input:
     """What a tool or prompt is called with.
 
@@ -90,19 +99,36 @@ class Input:
         await self.context.session.send_log_message("info", message, related_request_id=self.context.request_id)
 
     async def elicit(self, message: str, schema: Json) -> str:
-        """Ask the user, in a revision in which a server can; return the answer as text."""
+        """Ask the user; return the answer as text."""
+        if self.is_stateless:
+            question: Json = {"method": "elicitation/create", "params": {"message": message, "requestedSchema": schema}}
+            given = self._given(question)
+            return f"action={given.get('action')}, content={json.dumps(given.get('content') or {})}"
         request = types.ElicitRequest(params=types.ElicitRequestFormParams(message=message, requested_schema=schema))
         answer = await self.context.session.send_request(request, types.ElicitResult, metadata=self._here())
         return f"action={answer.action}, content={json.dumps(answer.content or {})}"
 
     async def sample(self, prompt: str) -> str:
-        """Ask the client's model, in a revision in which a server can."""
+        """Ask the client's model."""
+        if self.is_stateless:
+            return str(self._given(model_question(prompt)).get("content", {}).get("text"))
         question = types.SamplingMessage(role="user", content=types.TextContent(type="text", text=prompt))
         request = types.CreateMessageRequest(
             params=types.CreateMessageRequestParams(messages=[question], max_tokens=100)
         )
         answer = await self.context.session.send_request(request, types.CreateMessageResult, metadata=self._here())
         return answer.content.text if isinstance(answer.content, types.TextContent) else answer.content.type
+
+    @property
+    def is_stateless(self) -> bool:
+        """Whether the revision is one in which questions are results."""
+        return self.context.protocol_version in MODERN_PROTOCOL_VERSIONS
+
+    def _given(self, question: Json) -> Json:
+        """Return the answer to the one question of a tool; without one, it is the result of this round."""
+        if not self.answers:
+            raise Unanswered(asks(question=question))
+        return self.answers["question"]
 
     def _here(self) -> ServerMessageMetadata:
         """Keep what is sent on the stream of this request; the client may have no other."""

@@ -84,6 +84,8 @@ RUNS = (
 )
 #: What a restart is tried with; the others would tell nothing new for the minutes that they take.
 RESTART_RUNS = ("2025-11-25", "2025-06-18", "2026-07-28")
+#: The run for a server behind the proxy that knows no handshake, and the checks that may then end otherwise.
+LEGACY_ON_MODERN_RUN, LEGACY_ON_MODERN = "2025-11-25", "expected_legacy_on_modern.txt"
 
 
 @define
@@ -120,7 +122,7 @@ def read_outcome(folder: Path) -> Outcome:
     return outcome
 
 
-def differences(direct: Outcome, proxied: Outcome) -> Iterator[str]:
+def differences(direct: Outcome, proxied: Outcome) -> Iterator[tuple[tuple[str, str], str]]:
     """Describe each check that did not end the same."""
 
     def judged(statuses: Counter[str]) -> Counter[str]:
@@ -134,17 +136,36 @@ def differences(direct: Outcome, proxied: Outcome) -> Iterator[str]:
     for key in dict.fromkeys((*direct.statuses, *proxied.statuses)):
         before, after = (outcome.statuses.get(key, Counter()) for outcome in (direct, proxied))
         if judged(before) != judged(after):
-            scenario, check = key
-            yield f"{scenario}, {check}: {described(before)} without the proxy, {described(after)} with it"
-            yield from (f"    {message}" for message in proxied.messages.get(key, ()))
+            said = "".join(f"\n    {message}" for message in proxied.messages.get(key, ()))
+            yield key, f"{', '.join(key)}: {described(before)} without the proxy, {described(after)} with it{said}"
+
+
+@frozen
+class Expected:
+    """The checks that have to end otherwise with the proxy, with the reasons."""
+
+    reasons: dict[tuple[str, str], str]
+
+    @classmethod
+    def read(cls, file: Path) -> Expected:
+        """Read a file: in each line scenario, check and reason."""
+        lines = (line.strip() for line in file.read_text(encoding="utf-8").splitlines())
+        rows = [re.split(r"\s+", line, maxsplit=2) for line in lines if line and not line.startswith("#")]
+        return cls({(scenario, check): reason for scenario, check, reason in rows})
+
+    def judge(self, direct: Outcome, proxied: Outcome) -> Iterator[str]:
+        """Describe what is otherwise than expected."""
+        found = dict(differences(direct, proxied))
+        yield from (text for key, text in found.items() if key not in self.reasons)
+        yield from (f"{', '.join(key)}: expected to end otherwise" for key in self.reasons if key not in found)
 
 
 class Server:
     """The server under test, as its processes come and go on one port."""
 
-    def __init__(self, python: str, folder: Path) -> None:
+    def __init__(self, python: str, folder: Path, *options: str) -> None:
         self.port = free_port()
-        program = Command([python, "-m", "tests.conformance.everything_server", "--port", str(self.port)])
+        program = Command([python, "-m", "tests.conformance.everything_server", "--port", str(self.port), *options])
         self.kind = BackendKind("everything", "streamable", lambda: program, (), "/mcp")
         self._folder = folder
         self._processes: list[Child] = []
@@ -227,14 +248,22 @@ async def compare(options: argparse.Namespace, folder: Path) -> int:
     """Do what was asked, print what was found, and return the exit status."""
     names = options.only or (RESTART_RUNS if options.restart else [run.name for run in RUNS])
     suite = Suite(folder)
-    server = Server(str(Path(options.server_python).absolute()), folder)
+    python = str(Path(options.server_python).absolute())
+    server = Server(python, folder)
     server.start()
+    proxied_server = server
+    expected = Expected({})
+    if options.legacy_on_modern:
+        names, expected = options.only or (LEGACY_ON_MODERN_RUN,), Expected.read(HERE / LEGACY_ON_MODERN)
+        proxied_server = Server(python, folder, "--modern-only")
+        proxied_server.start()
     proxy: Proxy | None = None
     problems: list[str] = []
     try:
         if not options.direct:
             program = Command([sys.executable, "-c", "from mcp_proxy.tap import main; main()"])
-            proxy = Proxy(program, server, folder, SETTINGS)
+            proxy = Proxy(program, proxied_server, folder, SETTINGS)
+            await until(proxied_server.serves, "the server behind the proxy serves")
             await until(proxy.health, "the proxy is up")
         print(f"{'run':<20}{'scenarios':>10}{'direct':>10}{'proxy':>10}   (checks passed/failed)", flush=True)
         for run in (run for run in RUNS if run.name in names):
@@ -244,16 +273,17 @@ async def compare(options: argparse.Namespace, folder: Path) -> int:
             proxied: Outcome | None = None
             if proxy is not None:
                 if options.restart:
-                    proxied = await suite.one_by_one(run, proxy.port, direct.scenarios, server)
+                    proxied = await suite.one_by_one(run, proxy.port, direct.scenarios, proxied_server)
                 else:
                     proxied = await suite.all(run, proxy.port)
-                found += differences(direct, proxied)
+                found += expected.judge(direct, proxied)
             print(f"{run.name:<20}{len(direct.scenarios):>10}{direct!s:>10}{proxied or '-'!s:>10}", flush=True)
             problems += (f"{run.name}: {each}" for each in found)
     finally:
         if proxy is not None:
             await proxy.stop()
-        await server.end()
+        for each in {server, proxied_server}:
+            await each.end()
     if proxy is not None and (proxy.status != 0 or "Traceback" in proxy.output):
         problems.append(f"the proxy did not end well, or has logged an exception:\n{proxy.output}")
     elif proxy is not None and problems and options.verbose:
@@ -268,6 +298,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.conformance.run", description="Compare, check by check.")
     parser.add_argument("--server-python", required=True, help="an interpreter that has the packages of the server")
     parser.add_argument("--restart", action="store_true", help="kill the server before each scenario")
+    parser.add_argument(
+        "--legacy-on-modern", action="store_true", help=f"the proxy's server knows no handshake; see {LEGACY_ON_MODERN}"
+    )
     parser.add_argument("--direct", action="store_true", help="only run the suite without the proxy")
     parser.add_argument("--verbose", action="store_true", help="print the log of the proxy if there is a difference")
     choices = [run.name for run in RUNS]
