@@ -219,6 +219,9 @@ class Backend:
                 outage_ms=int(outage * 1000),
             )
         self.is_ending = False
+        if was_away:
+            for seeker in list(self._live):  # a link without a stream has not noticed that it was doubted for a reason
+                seeker.backend_not_ending()
 
     def _attempt(self) -> None:
         """One counted attempt; the next is due whatever comes of it."""

@@ -155,6 +155,10 @@ def _python2_backend() -> Program:
     return Module(python2(), "tests.e2e.backend_server2")
 
 
+def _modern_backend() -> Program:
+    return Module(python2(), "tests.e2e.backend_modern")
+
+
 def _everything() -> Program:
     server = TYPESCRIPT / "node_modules" / "@modelcontextprotocol" / "server-everything" / "dist" / "index.js"
     return node("--import", (TYPESCRIPT / "everything.mjs").as_uri(), str(server))
@@ -189,9 +193,11 @@ FASTMCP_STATELESS = _python2_kind("FastMCPStateless", "stateless", asks=False)
 EVERYTHING_SSE = _everything_kind("EverythingSSE", "sse", "sse", "/sse")
 EVERYTHING_STREAMABLE = _everything_kind("EverythingStreamable", "streamable", "streamableHttp", "/mcp")
 
+MODERN = BackendKind("Modern", "streamable", _modern_backend, (), "/mcp")
+
 #: Backends of the Python SDK 1.x, which can do all that the scenarios need, and all backends.
 BACKENDS = (SSE, STREAMABLE)
-ALL_BACKENDS = (*BACKENDS, PYTHON2, FASTMCP, FASTMCP_STATELESS, EVERYTHING_SSE, EVERYTHING_STREAMABLE)
+ALL_BACKENDS = (*BACKENDS, PYTHON2, FASTMCP, FASTMCP_STATELESS, EVERYTHING_SSE, EVERYTHING_STREAMABLE, MODERN)
 
 Pairs = Iterable[tuple[ClientKind, BackendKind]]
 

@@ -19,6 +19,7 @@ read        uri                  the text of the resource
 subscribe   uri                  null
 set_level   level                null
 ping                             null
+cancel      tool                 null; the calls of this tool are cancelled
 seen                             every request and notification that has come from the server, oldest first
 hold                             null; from now on, requests of the server are not answered
 release                          null; they are answered again, and those that came meanwhile as well
@@ -74,6 +75,7 @@ class Client:
         self._seen: list[dict[str, Any]] = []
         self._may_answer = asyncio.Event()
         self._may_answer.set()
+        self._calls: dict[str, list[int]] = {}
         self._life: asyncio.Task[None] | None = None
 
     async def do_connect(self, url: str, transport: str) -> Any:
@@ -142,12 +144,20 @@ class Client:
         async def on_progress(progress: float, total: float | None, message: str | None) -> None:
             numbers.append(progress)
 
+        self._calls.setdefault(tool, []).append(getattr(self._session, "_request_id", 0))
         called = await self._session.call_tool(tool, arguments, progress_callback=on_progress)
         result = called.model_dump(by_alias=True)
         text = "".join(part["text"] for part in result["content"] if part["type"] == "text")
         if result["isError"]:
             raise RuntimeError(text)
         return {"text": text, "progress": numbers}
+
+    async def do_cancel(self, tool: str) -> None:
+        """The SDK 1.x cannot cancel but by saying so; 2.x has its own way, which no test needs."""
+        for identity in self._calls.get(tool, []):
+            params = types.CancelledNotificationParams(**{"requestId": identity})
+            cancelled: Any = types.CancelledNotification(method="notifications/cancelled", params=params)
+            await self._session.send_notification(types.ClientNotification(cancelled))
 
     async def do_read(self, uri: str) -> Any:
         (content,) = (await self._session.read_resource(url(uri))).contents

@@ -272,6 +272,22 @@ class Ending(BackendCase):
         self.advance(0.6)
         self.assertEqual(seeker.told[-1], "ending")
 
+    def test_back_unnoticed(self) -> None:
+        """A link without a stream does not notice an outage that others do; when they are back, it goes on as well."""
+        seeker, other = self.live(), self.live()
+        self.answers = self.is_open = False
+        self.close_watch()
+        self.backend.lost(Loss("gone", reachable=False))
+        self.backend.seek(other)
+        self.backend.failed(other, Loss("gone", reachable=False))
+        self.advance(5)
+        self.assertEqual(seeker.told[-1], "doubted")
+        self.answers = self.is_open = True
+        self.advance(3)
+        self.assertEqual(other.told[-1], "turn")
+        self.backend.succeeded(other)
+        self.assertEqual(seeker.told[-1], "not ending")
+
     def test_idle_timeout(self) -> None:
         """A backend that only closes idle connections means nothing by it; they are opened anew, but not at once."""
         seeker = self.live()

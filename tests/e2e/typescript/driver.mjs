@@ -48,6 +48,7 @@ class Driven {
   #seen = [];
   #mayAnswer = Promise.resolve();
   #release = () => {};
+  #calls = [];
 
   constructor(sdk) {
     this.#sdk = sdk;
@@ -81,10 +82,18 @@ class Driven {
   async call({ tool, arguments: parameters }) {
     const progress = [];
     const onprogress = (report) => progress.push(report.progress);
-    const result = await this.#sdk.call(this.client, { name: tool, arguments: parameters }, { onprogress });
+    const call = { tool, abort: new AbortController() };
+    this.#calls.push(call);
+    const options = { onprogress, signal: call.abort.signal };
+    const result = await this.#sdk.call(this.client, { name: tool, arguments: parameters }, options);
     const text = result.content.map((part) => part.text).join("");
     if (result.isError) throw new Error(text);
     return { text, progress };
+  }
+
+  cancel({ tool }) {
+    for (const call of this.#calls) if (call.tool === tool) call.abort.abort("not wanted");
+    return null;
   }
 
   async read({ uri }) {
