@@ -5,15 +5,17 @@ PYTHON ?= python3
 VENV ?= .venv
 TEST_TIMEOUT ?= 15m
 CONFORMANCE_TIMEOUT ?= 10m
+BENCH_TIMEOUT ?= 60m
 BIN = $(VENV)/bin
 E2E = tests/e2e
 SDK = $(E2E)/typescript
 SUITE = tests/conformance
+PEERS_STAMPS = $(VENV)/bench/mcp-proxy/.stamp $(VENV)/bench/fastmcp/.stamp bench/peers/node_modules/.stamp
 
-.PHONY: help demo run test conformance lint clean
+.PHONY: help demo run test conformance bench bench-quick lint clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo  ## show a client that survives the restart of its server
 	$(BIN)/python -m mcp_proxy.demo
@@ -31,13 +33,21 @@ conformance: $(VENV)/.run $(VENV)/conformance/.stamp $(SUITE)/node_modules/.stam
 	$(LIMITED) $(COMPARE) --restart
 	$(LIMITED) $(COMPARE) --legacy-on-modern
 
+# QUICK=1 is bench-quick; PEERS=1 measures other MCP proxies as well; AGAINST=PATH another checkout.
+bench: OPTIONS = $(if $(QUICK),--quick,--write) $(if $(PEERS),--peers) $(if $(AGAINST),--against $(AGAINST))
+bench: $(VENV)/.run $(if $(PEERS),$(PEERS_STAMPS))  ## measure the proxy beside nginx, and write docs/performance.md
+	timeout --foreground --kill-after=30 $(BENCH_TIMEOUT) $(BIN)/python -m bench $(OPTIONS)
+
+bench-quick:  ## a minute's part of it, written nowhere
+	$(MAKE) bench QUICK=1
+
 lint: $(VENV)/.lint  ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:  ## remove what the other targets made
-	rm -rf $(VENV) $(SDK)/node_modules $(SUITE)/node_modules build dist *.egg-info _trial_temp* .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(SDK)/node_modules $(SUITE)/node_modules bench/peers/node_modules build dist *.egg-info _trial_temp* .hypothesis .mypy_cache .ruff_cache
 	rm -f twisted/plugins/dropin.cache
 
 $(VENV)/.venv:
@@ -72,4 +82,14 @@ $(SDK)/node_modules/.stamp: $(SDK)/package.json $(SDK)/package-lock.json
 
 $(SUITE)/node_modules/.stamp: $(SUITE)/package.json $(SUITE)/package-lock.json
 	npm --prefix $(SUITE) ci --no-audit --no-fund
+	touch $@
+
+# The other proxies that the bench measures, each with an environment of its own.
+$(VENV)/bench/%/.stamp: bench/peers/requirements-%.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	touch $@
+
+bench/peers/node_modules/.stamp: bench/peers/package.json bench/peers/package-lock.json
+	npm --prefix bench/peers ci --no-audit --no-fund
 	touch $@
