@@ -11,8 +11,8 @@ from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
 
-from mcp_proxy.backend.http import Response
 from mcp_proxy.backend.post import Post
+from mcp_proxy.backend.response import Response
 from mcp_proxy.session.interfaces import Loss, Outgoing, Refusal
 from mcp_proxy.timers import Timers
 

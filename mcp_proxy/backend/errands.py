@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from mcp_proxy.backend.http import Response
+from mcp_proxy.backend.response import Response
 
 log = Logger()
 

@@ -11,7 +11,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mcp_proxy.backend.backend import STRIKES, Backend
-from mcp_proxy.backend.http import RequestFailed
+from mcp_proxy.backend.failures import RequestFailed
 from mcp_proxy.backend.port import Port
 
 log = Logger()

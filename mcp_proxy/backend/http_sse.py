@@ -8,8 +8,10 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from mcp_proxy.backend.http import BackendClient, RequestFailed, Response, shown_answer
+from mcp_proxy.backend.failures import RequestFailed
+from mcp_proxy.backend.http import BackendClient
 from mcp_proxy.backend.outbox import Outbox
+from mcp_proxy.backend.response import Response, shown_answer
 from mcp_proxy.session.interfaces import HTTPAnswer, ILinkOwner, Loss, Outgoing, Refusal
 from mcp_proxy.timers import Timers
 from mcp_proxy.wire import jsonrpc

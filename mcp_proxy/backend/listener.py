@@ -9,8 +9,9 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from mcp_proxy.backend.http import RequestFailed, Response
+from mcp_proxy.backend.failures import RequestFailed
 from mcp_proxy.backend.post import Post
+from mcp_proxy.backend.response import Response
 from mcp_proxy.timers import Timers
 from mcp_proxy.wire.sse import Decoder, Event, Oversized
 

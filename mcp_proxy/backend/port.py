@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from mcp_proxy.backend.http import ATTEMPT_DELAY, BackendClient, Response, shown_answer
-from mcp_proxy.backend.target import Target
+from mcp_proxy.backend.http import BackendClient
+from mcp_proxy.backend.response import Response, shown_answer
+from mcp_proxy.backend.target import Target, endpoint_to
 from mcp_proxy.session.interfaces import HTTPAnswer
 from mcp_proxy.wire.headers import Headers
 
@@ -68,9 +68,7 @@ class Port:
     async def _connect(self, closed: Callable[[], None]) -> Sentinel:
         factory = Factory.forProtocol(lambda: Sentinel(closed))
         factory.noisy = False
-        endpoint = HostnameEndpoint(
-            self._reactor, self._target.host, self._target.port, timeout=self._timeout, attemptDelay=ATTEMPT_DELAY
-        )
+        endpoint = endpoint_to(self._reactor, self._target.host, self._target.port, self._timeout)
         protocol: Any = await endpoint.connect(factory)
         sentinel: Sentinel = protocol
         return sentinel

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from twisted.internet.defer import Deferred
 
-from mcp_proxy.backend.http import Response
+from mcp_proxy.backend.response import Response
 from mcp_proxy.session.exchanges import Exchange
 from mcp_proxy.session.interfaces import Outgoing
 from mcp_proxy.wire import jsonrpc

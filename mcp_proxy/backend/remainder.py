@@ -8,9 +8,10 @@ from typing import Protocol
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
-from mcp_proxy.backend.http import RequestFailed, Response
+from mcp_proxy.backend.failures import RequestFailed
 from mcp_proxy.backend.listener import FIRST_RETRY, MAX_RETRY
 from mcp_proxy.backend.post import Post
+from mcp_proxy.backend.response import Response
 from mcp_proxy.session.interfaces import Refusal
 from mcp_proxy.timers import Timers
 

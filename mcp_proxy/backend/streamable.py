@@ -17,11 +17,13 @@ from twisted.python.failure import Failure
 
 from mcp_proxy.backend.doubts import UNKNOWN, Doubts
 from mcp_proxy.backend.errands import Errands
-from mcp_proxy.backend.http import BackendClient, RequestFailed, Response, describe, shown_answer
+from mcp_proxy.backend.failures import RequestFailed, describe
+from mcp_proxy.backend.http import BackendClient
 from mcp_proxy.backend.listener import Listener
 from mcp_proxy.backend.outbox import Outbox
 from mcp_proxy.backend.post import Post
 from mcp_proxy.backend.remainder import Remainder
+from mcp_proxy.backend.response import Response, shown_answer
 from mcp_proxy.session.interfaces import HTTPAnswer, ILinkOwner, Loss, Outgoing, Refusal
 from mcp_proxy.timers import Timers
 from mcp_proxy.wire import jsonrpc, revisions

@@ -5,7 +5,9 @@ from __future__ import annotations
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from mcp_proxy.backend.http import BackendHTTP, RequestFailed, Target
+from mcp_proxy.backend.failures import RequestFailed
+from mcp_proxy.backend.http import BackendHTTP
+from mcp_proxy.backend.target import Target
 
 
 class Reasons(SynchronousTestCase):

@@ -14,8 +14,8 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.web.server import Site
 
+from mcp_proxy.backend.failures import RequestFailed
 from mcp_proxy.backend.health import Health
-from mcp_proxy.backend.http import RequestFailed
 from mcp_proxy.frontend.app import App
 from mcp_proxy.frontend.discovery import Discovery
 from mcp_proxy.frontend.guard import Guard

@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from mcp_proxy.backend.backend import MAX_TURNS, STRIKES, Backend
-from mcp_proxy.backend.http import RequestFailed
+from mcp_proxy.backend.failures import RequestFailed
 from mcp_proxy.session.interfaces import Loss
 
 REFUSED = Loss("connection refused", reachable=False)

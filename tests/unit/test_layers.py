@@ -39,7 +39,7 @@ OTHERS: dict[str, set[str]] = {
     "timers": {"twisted.internet.interfaces"},
     "logs": {"twisted.logger", "zope.interface"},
     "config": {"attrs", "dotenv", "twisted.internet.endpoints"},
-    "backend": {"attrs", "hyperlink", "treq", "twisted", "zope.interface"},
+    "backend": {"attrs", "httptools", "hyperlink", "treq", "twisted", "zope.interface"},
     "frontend": {*VALUES, "klein", "twisted", "werkzeug", "zope.interface"},
     "service": {"twisted"},
     "tap": {"twisted"},

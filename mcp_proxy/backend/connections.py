@@ -1,0 +1,260 @@
+"""The connections to a backend without TLS, and the requests on them.
+
+A request takes an idle connection if there is one. Should that one turn out to be closed, so that the request has
+provably not arrived, it is sent on a fresh one. Anything else fails, and the caller is told that it may have arrived.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from email.message import Message
+from functools import lru_cache
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import Request
+
+from treq.cookies import IndexableCookieJar
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.internet.protocol import Factory
+from twisted.python.failure import Failure
+
+from mcp_proxy.backend.failures import RequestFailed, describe
+from mcp_proxy.backend.lean import Asked, Connection, Incoming
+from mcp_proxy.backend.response import Response
+from mcp_proxy.backend.target import Target, endpoint_to
+from mcp_proxy.timers import Timers
+from mcp_proxy.wire.headers import Headers
+
+_SET_COOKIE = b"set-cookie"
+
+#: How many connections may be idle, and for how many seconds; uvicorn closes them after 5 s.
+MAX_IDLE = 64
+IDLE_TIMEOUT = 4.0
+
+
+class Pool:
+    """The connections to one backend.
+
+    :param endpoint: makes a connection.
+    """
+
+    def __init__(self, reactor: IReactorTime, endpoint: IStreamClientEndpoint) -> None:
+        self._reactor = reactor
+        self._endpoint = endpoint
+        self._idle: list[Connection] = []
+        self._timers = Timers(reactor)
+        self._factory = Factory.forProtocol(self._make)
+        self._factory.noisy = False
+
+    def _make(self) -> Connection:
+        return Connection(self._freed, self._gone)
+
+    def ask(self, data: bytes, sending: Callable[[], None], *, has_body: bool) -> Deferred[Incoming]:
+        """Send a request; fires with the head of the answer.
+
+        :param sending: called when it is about to be handed to the network.
+        :raises RequestFailed: (by the Deferred) there is no answer.
+        :raises Exception: (by the Deferred) there is no connection.
+        """
+        return _Errand(self, data, sending, has_body).begin()
+
+    def take(self) -> Connection | None:
+        """An idle connection that nothing speaks against."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_alive:
+                return connection
+            connection.abort()
+        return None
+
+    def connect(self) -> Deferred[Any]:
+        """A fresh connection."""
+        return self._endpoint.connect(self._factory)
+
+    def _freed(self, connection: Connection) -> None:
+        if len(self._idle) >= MAX_IDLE:
+            connection.transport.loseConnection()
+            return
+        connection.idle_since = self._reactor.seconds()
+        self._idle.append(connection)
+        self._timers.keep("idle", IDLE_TIMEOUT, self._expire)
+
+    def _gone(self, connection: Connection) -> None:
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+    def _expire(self) -> None:
+        """Those that were idle for longest are at the front."""
+        now = self._reactor.seconds()
+        while self._idle and now - self._idle[0].idle_since >= IDLE_TIMEOUT:
+            self._idle.pop(0).transport.loseConnection()
+        if self._idle:
+            self._timers.set("idle", IDLE_TIMEOUT - (now - self._idle[0].idle_since), self._expire)
+
+    def close(self) -> None:
+        """Close what is idle."""
+        self._timers.cancel_all()
+        for connection in list(self._idle):
+            connection.transport.loseConnection()
+        self._idle.clear()
+
+
+class _Errand:
+    """A request on its way: on an idle connection if there is one, else, or if it has not arrived, on a fresh one."""
+
+    def __init__(self, pool: Pool, data: bytes, sending: Callable[[], None], has_body: bool) -> None:
+        self._pool = pool
+        self._data = data
+        self._sending = sending
+        self._has_body = has_body
+        self._connecting: Deferred[Any] | None = None
+        self._connection: Connection | None = None
+        self._done: Deferred[Incoming] = Deferred(self._cancel)
+
+    def begin(self) -> Deferred[Incoming]:
+        connection = self._pool.take()
+        if connection is None:
+            self._connect()
+        else:
+            self._send(connection, is_last=False)
+        return self._done
+
+    def _connect(self) -> None:
+        self._connecting = self._pool.connect()
+        self._connecting.addCallbacks(self._connected, self._failed)
+
+    def _connected(self, connection: Connection) -> None:
+        self._connecting = None
+        self._send(connection, is_last=True)
+
+    def _send(self, connection: Connection, *, is_last: bool) -> None:
+        self._connection = connection
+        answered: Deferred[Incoming] = Deferred()
+        answered.addCallbacks(self._answered, self._failed if is_last else self._perhaps_again)
+        connection.ask(Asked(self._data, self._has_body, self._sending, answered))
+
+    def _answered(self, answer: Incoming) -> None:
+        self._connection = None
+        self._done.callback(answer)
+
+    def _perhaps_again(self, failure: Failure) -> None:
+        error = failure.value
+        if isinstance(error, RequestFailed) and not error.sent:
+            self._connection = None
+            self._connect()
+        else:
+            self._failed(failure)
+
+    def _failed(self, failure: Failure) -> None:
+        self._connecting = self._connection = None
+        if not self._done.called:
+            self._done.errback(failure)
+
+    def _cancel(self, _: object) -> None:
+        if self._connecting is not None:
+            self._connecting.cancel()
+        elif self._connection is not None:
+            self._connection.abort()
+
+
+@lru_cache(maxsize=1024)
+def _where(url: str) -> tuple[bytes, bytes]:
+    """The host and the path of a URL, as a request names them."""
+    parts = urlsplit(url)
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return parts.netloc.encode("ascii"), path.encode("ascii")
+
+
+def request_bytes(method: str, url: str, headers: Headers, body: bytes | None) -> bytes:
+    """A request as it goes over the network.
+
+    :raises ValueError: a header would be more than one.
+    """
+    host, path = _where(url)
+    lines = [b"%b %b HTTP/1.1" % (method.encode("ascii"), path), b"Host: " + host]
+    lines += [b"%b: %b" % header for header in headers if header[0].lower() != b"accept-encoding"]
+    lines.append(b"Accept-Encoding: identity")  # a compressed event stream is a late one
+    if body is not None:
+        lines.append(b"Content-Length: %d" % len(body))
+    head = b"\r\n".join(lines)
+    if head.count(b"\n") >= len(lines) or head.count(b"\r") >= len(lines) or b"\0" in head:
+        raise ValueError("a header has a line break in it")
+    return head + b"\r\n\r\n" + (body or b"")
+
+
+class LeanConnections:
+    """The connections to the backend.
+
+    :param reactor: makes connections (TCP, names) and keeps time.
+    :param connect_timeout: seconds until a connection attempt is given up.
+    """
+
+    def __init__(self, reactor: Any, target: Target, connect_timeout: float) -> None:
+        self._pool = Pool(reactor, endpoint_to(reactor, target.host, target.port, connect_timeout))
+
+    def requests(self) -> LeanRequests:
+        """Requests of one session: cookies of the backend's stay within it."""
+        return LeanRequests(self._pool)
+
+    def close(self) -> Deferred[None]:
+        """Close the idle connections."""
+        self._pool.close()
+        return succeed(None)
+
+
+class LeanRequests:
+    """Requests of one session."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._jar: IndexableCookieJar | None = None
+
+    def open(
+        self, method: str, url: str, headers: Headers, body: bytes | None, *, reuse: bool, sending: Callable[[], None]
+    ) -> Deferred[Response]:
+        """See :meth:`BackendClient.open`; here it is known of any idle connection whether a request has got through."""
+        if self._jar is not None:
+            headers = self._with_cookies(self._jar, url, headers)
+        try:
+            data = request_bytes(method, url, headers, body)
+        except ValueError as error:
+            return fail(RequestFailed(str(error), sent=False))
+        asked = self._pool.ask(data, sending, has_body=body is not None)
+        return asked.addCallbacks(self._answered, _failed, callbackArgs=(url,))
+
+    def _answered(self, answer: Incoming, url: str) -> Response:
+        cookies = [value for name, value in answer.headers if name == _SET_COOKIE]
+        if cookies:
+            self._jar = self._jar or IndexableCookieJar()
+            self._jar.extract_cookies(_Told(cookies), Request(url))  # type: ignore[arg-type]
+        return Response(answer.status, answer.headers, answer)
+
+    @staticmethod
+    def _with_cookies(jar: IndexableCookieJar, url: str, headers: Headers) -> Headers:
+        request = Request(url)
+        jar.add_cookie_header(request)
+        cookies = request.get_header("Cookie")
+        if not cookies:
+            return headers
+        own = b"; ".join(value for name, value in headers if name.lower() == b"cookie")
+        others = tuple(header for header in headers if header[0].lower() != b"cookie")
+        return (*others, (b"Cookie", b"; ".join(filter(None, (own, cookies.encode("latin-1"))))))
+
+
+class _Told:
+    """An answer as a jar reads it."""
+
+    def __init__(self, cookies: list[bytes]) -> None:
+        self._message = Message()
+        for cookie in cookies:
+            self._message["Set-Cookie"] = cookie.decode("latin-1")
+
+    def info(self) -> Message:
+        return self._message
+
+
+def _failed(failure: Failure) -> Response:
+    if failure.check(RequestFailed):
+        failure.raiseException()
+    raise RequestFailed(describe(failure), sent=False) from failure.value

@@ -1,0 +1,279 @@
+"""One connection to a backend without TLS: HTTP/1.1 at little cost.
+
+A request on an idle connection can meet its end: the backend may close it at that very moment. Then TCP tells whether
+the request has arrived, for the end of a connection acknowledges all that came before it (RFC 9293, 3.6).
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Callable
+from typing import Any
+
+from attrs import frozen
+from httptools import HttpParserError, HttpResponseParser
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from mcp_proxy.backend.bodies import IBodyReceiver, Nobody
+from mcp_proxy.backend.failures import RequestFailed
+from mcp_proxy.wire.headers import Headers
+
+log = Logger()
+
+#: How many bytes the head of an answer may have.
+MAX_HEAD = 64 * 1024
+#: Where Linux tells how many bytes the other side has acknowledged (``struct tcp_info``, since 4.1).
+_BYTES_ACKED = struct.Struct("=120xQ")
+
+_ENDED = "the stream ended"
+_CUT_OFF = "the answer was cut off"
+_CLOSED = "the connection was closed"
+
+
+@frozen(eq=False)
+class Asked:
+    """One request.
+
+    :ivar data: all of its bytes.
+    :ivar has_body: whether it can do anything; what cannot is never said to have arrived.
+    :ivar sending: called when they are about to be handed to the network.
+    """
+
+    data: bytes
+    has_body: bool
+    sending: Callable[[], None]
+    answered: Deferred[Incoming]
+
+
+class Incoming:
+    """An answer whose body comes while it is read; it is to be delivered at once."""
+
+    def __init__(self, connection: Connection, status: int, headers: Headers) -> None:
+        self.status = status
+        self.headers = headers
+        self._connection: Connection | None = connection
+        self._receiver: IBodyReceiver | None = None
+        self._early: list[bytes] = []
+        self._end: str | None = None
+
+    def deliver(self, receiver: IBodyReceiver) -> None:
+        """Hand the body over as it comes."""
+        self._receiver = receiver
+        early, self._early = self._early, []
+        for data in early:
+            self.received(data)
+        if self._end is not None:
+            self.ended(self._end)
+
+    def pause(self, paused: bool) -> None:
+        """Take nothing from the network for now, or go on."""
+        if self._connection is not None:
+            self._connection.pause(paused)
+
+    def abort(self) -> None:
+        """Close the connection; the receiver hears nothing more."""
+        self._receiver = Nobody()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abort()
+
+    def received(self, data: bytes) -> None:
+        """More of the body."""
+        if self._receiver is None:
+            self._early.append(data)
+            return
+        try:
+            self._receiver.body_received(data)
+        except Exception:
+            log.failure("a message of the backend's could not be handled")
+            receiver = self._receiver
+            self.abort()
+            receiver.body_ended("a message of the backend's could not be handled")
+
+    def ended(self, reason: str) -> None:
+        """No more of it."""
+        self._connection = None
+        if self._receiver is None:
+            self._end = reason
+            return
+        receiver, self._receiver = self._receiver, Nobody()
+        receiver.body_ended(reason)
+
+
+@implementer(IHalfCloseableProtocol)
+class Connection(Protocol):
+    """A connection; it serves one request at a time.
+
+    :param freed: called when it could serve another.
+    :param gone: called when it is over.
+    """
+
+    transport: Any
+
+    def __init__(self, freed: Callable[[Connection], None], gone: Callable[[Connection], None]) -> None:
+        self._freed = freed
+        self._gone = gone
+        self._asked: Asked | None = None
+        self._answer: Incoming | None = None
+        self._finished: Incoming | None = None
+        self._parser: Any = None
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._head_size = 0
+        self._sent = 0
+        self._is_reused = self._is_delimited = self._is_paused = self._is_spoiled = self._is_over = self._may_stay = (
+            False
+        )
+        self._is_unseen = True  # the request has provably not arrived
+        self.idle_since = 0.0
+
+    def connectionMade(self) -> None:
+        """Small messages must not wait for each other."""
+        self.transport.setTcpNoDelay(True)
+        self._parser = HttpResponseParser(self)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether nothing has come on it while it was idle: neither its end nor anything else."""
+        try:
+            self.transport.getHandle().recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    def ask(self, asked: Asked) -> None:
+        """Send a request."""
+        self._asked = asked
+        self._answer = None
+        self._headers = []
+        self._head_size = 0
+        self._is_unseen = not asked.has_body
+        if asked.has_body:
+            asked.sending()
+        self._sent += len(asked.data)
+        self.transport.write(asked.data)
+
+    def pause(self, paused: bool) -> None:
+        """Read nothing for now, or go on."""
+        if paused is self._is_paused:
+            return
+        self._is_paused = paused
+        if paused:
+            self.transport.pauseProducing()
+        else:
+            self.transport.resumeProducing()
+
+    def abort(self) -> None:
+        """Close it."""
+        self._asked = self._answer = self._finished = None
+        self.transport.abortConnection()
+
+    # -- what comes --------------------------------------------------------------------------------------------
+
+    def dataReceived(self, data: bytes) -> None:
+        """More bytes."""
+        if self._asked is None:
+            self.abort()  # nobody has asked for anything
+            return
+        if self._answer is None:
+            self._head_size += len(data)
+        try:
+            self._parser.feed_data(data)
+        except HttpParserError:
+            if self._asked is not None:
+                self._break("the backend's answer is no HTTP")
+                self.abort()
+            return
+        if self._finished is not None:
+            self._finish(self._finished)
+        elif self._answer is None and self._asked is not None and self._head_size > MAX_HEAD:
+            self._break("the head of the backend's answer is too large")
+            self.abort()
+
+    def on_message_begin(self) -> None:
+        """The parser has seen the first byte of an answer."""
+        self._is_spoiled = self._finished is not None  # nobody has asked for this one
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """The parser has read a header."""
+        self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """The parser has read the head of the answer."""
+        status = self._parser.get_status_code()
+        headers, self._headers = tuple(self._headers), []
+        asked = self._asked
+        if asked is None or status < 200 or self._is_spoiled:
+            return  # of an interim answer; the real one follows
+        names = {name for name, _ in headers}
+        self._is_delimited = b"content-length" in names or b"transfer-encoding" in names
+        self._answer = Incoming(self, status, headers)
+        asked.answered.callback(self._answer)
+
+    def on_body(self, data: bytes) -> None:
+        """The parser has read some of the body."""
+        if self._answer is not None:
+            self._answer.received(data)
+
+    def on_message_complete(self) -> None:
+        """The parser has read all of the answer."""
+        if self._answer is not None:
+            self._finished, self._answer = self._answer, None
+            self._may_stay = self._parser.should_keep_alive()
+
+    def _finish(self, answer: Incoming) -> None:
+        """The answer is complete; the connection can serve another request if both sides want that."""
+        self._finished = self._asked = None
+        self._is_reused = True
+        self.pause(False)
+        if self._is_spoiled or not self._may_stay:
+            self.transport.loseConnection()
+        else:
+            self._freed(self)
+        answer.ended(_ENDED)
+
+    # -- the end -----------------------------------------------------------------------------------------------
+
+    def readConnectionLost(self) -> None:
+        """The backend has closed its side: this is when TCP knows how much of the request it has got."""
+        self._is_over = True
+        if self._is_reused and self._asked is not None and self._answer is None:
+            self._is_unseen = self._is_unseen or self._acknowledged() < self._sent
+        self.transport.abortConnection()
+
+    def writeConnectionLost(self) -> None:
+        """We never close ours alone."""
+
+    def _acknowledged(self) -> int:
+        """How many of our bytes have arrived; if that cannot be told, all."""
+        try:
+            told = self.transport.getHandle().getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+            return int(_BYTES_ACKED.unpack_from(told)[0]) - 1  # that of the handshake counts
+        except (AttributeError, OSError, struct.error):
+            return self._sent
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """It is over."""
+        self._gone(self)
+        self._parser = None  # it knows us
+        answer, self._answer = self._answer, None
+        if answer is not None:
+            self._asked = None
+            answer.ended(_ENDED if self._is_over and not self._is_delimited else _CUT_OFF)
+        else:
+            self._break(_CLOSED)
+
+    def _break(self, reason: str) -> None:
+        asked, self._asked = self._asked, None
+        answer, self._answer = self._answer, None
+        if answer is not None:
+            answer.ended(reason)
+        elif asked is not None and not asked.answered.called:
+            asked.answered.errback(RequestFailed(reason, sent=not self._is_unseen))
