@@ -31,6 +31,8 @@ _SET_COOKIE = b"set-cookie"
 #: How many connections may be idle, and for how many seconds; uvicorn closes them after 5 s.
 MAX_IDLE = 64
 IDLE_TIMEOUT = 4.0
+#: For how many seconds it is sure that a backend will not close a connection because it is idle.
+FRESH = 1.0
 
 
 class Pool:
@@ -50,18 +52,19 @@ class Pool:
     def _make(self) -> Connection:
         return Connection(self._freed, self._gone)
 
-    def ask(self, data: bytes, sending: Callable[[], None], *, has_body: bool) -> Deferred[Incoming]:
+    def ask(self, data: bytes, sending: Callable[[], None], *, has_body: bool, max_idle: float) -> Deferred[Incoming]:
         """Send a request; fires with the head of the answer.
 
         :param sending: called when it is about to be handed to the network.
+        :param max_idle: for how many seconds the connection may have been idle.
         :raises RequestFailed: (by the Deferred) there is no answer.
         :raises Exception: (by the Deferred) there is no connection.
         """
-        return _Errand(self, data, sending, has_body).begin()
+        return _Errand(self, data, sending, has_body).begin(max_idle)
 
-    def take(self) -> Connection | None:
+    def take(self, max_idle: float) -> Connection | None:
         """An idle connection that nothing speaks against."""
-        while self._idle:
+        while self._idle and self._reactor.seconds() - self._idle[-1].idle_since <= max_idle:
             connection = self._idle.pop()
             if connection.is_alive:
                 return connection
@@ -112,8 +115,8 @@ class _Errand:
         self._connection: Connection | None = None
         self._done: Deferred[Incoming] = Deferred(self._cancel)
 
-    def begin(self) -> Deferred[Incoming]:
-        connection = self._pool.take()
+    def begin(self, max_idle: float) -> Deferred[Incoming]:
+        connection = self._pool.take(max_idle)
         if connection is None:
             self._connect()
         else:
@@ -213,14 +216,14 @@ class LeanRequests:
     def open(
         self, method: str, url: str, headers: Headers, body: bytes | None, *, reuse: bool, sending: Callable[[], None]
     ) -> Deferred[Response]:
-        """See :meth:`BackendClient.open`; here it is known of any idle connection whether a request has got through."""
+        """See :meth:`BackendClient.open`; a connection that was idle for a moment only is as good as a fresh one."""
         if self._jar is not None:
             headers = self._with_cookies(self._jar, url, headers)
         try:
             data = request_bytes(method, url, headers, body)
         except ValueError as error:
             return fail(RequestFailed(str(error), sent=False))
-        asked = self._pool.ask(data, sending, has_body=body is not None)
+        asked = self._pool.ask(data, sending, has_body=body is not None, max_idle=IDLE_TIMEOUT if reuse else FRESH)
         return asked.addCallbacks(self._answered, _failed, callbackArgs=(url,))
 
     def _answered(self, answer: Incoming, url: str) -> Response:

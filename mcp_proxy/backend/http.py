@@ -116,8 +116,8 @@ class BackendClient:
     ) -> Deferred[Response]:
         """Send a request; fires with the answer's head.
 
-        :param reuse: whether an idle connection will do that may turn out to be closed, when nobody knows whether
-            the request got through; so only what can be repeated may be sent so.
+        :param reuse: whether an idle connection will do that the backend may be about to close; nobody may know then
+            whether the request got through, so only what can be repeated may be sent so.
         :param sending: called when the body is about to be handed to the network.
         :raises RequestFailed: (by the Deferred) there is no answer.
         """

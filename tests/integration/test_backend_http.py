@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +17,7 @@ from mcp_proxy.backend.failures import RequestFailed
 from mcp_proxy.backend.http import BackendClient, BackendHTTP
 from mcp_proxy.backend.response import Response
 from mcp_proxy.backend.target import Target
+from tests.support.sockets import close_now
 from tests.support.waiting import until
 
 reactor: Any = global_reactor
@@ -49,13 +48,6 @@ class Peer(Protocol):
     def write(self, data: bytes) -> None:
         """Answer."""
         self.transport.write(data)
-
-    def close_now(self) -> None:
-        """Close the connection in this very moment, as a process that ends does, and not in the reactor's next turn."""
-        self.transport.stopReading()
-        with socket.socket() as other:
-            os.dup2(other.fileno(), self.transport.fileno())
-        self.transport.abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """It is over."""
@@ -341,10 +333,19 @@ class Lean(Either):
         self.patch(lean.Connection, "is_alive", property(lambda _: True))
         for _ in range(5):
             await self.fetch()
-            self.server.peers[-1].close_now()
+            close_now(self.server.peers[-1].transport)
             self.assertEqual(await self.fetch(), b"hi")
         self.assertEqual(len(self.server.requests), 10)
         self.assertEqual(self.sent, 15)
+
+    async def test_not_repeatable(self) -> None:
+        """A request that must not be in doubt takes no connection that its backend may be about to close."""
+        await self.fetch()
+        self.patch(connections, "FRESH", -1.0)
+        await self.fetch(reuse=False)
+        self.assertEqual(len(self.server.peers), 2)
+        await self.fetch(reuse=True)
+        self.assertEqual(len(self.server.peers), 2)
 
     async def test_arrived(self) -> None:
         """A request that has arrived on a connection which then ends is not sent again."""
@@ -361,7 +362,7 @@ class Lean(Either):
         self.patch(lean, "_BYTES_ACKED", lean.struct.Struct("=999xQ"))
         self.patch(lean.Connection, "is_alive", property(lambda _: True))
         await self.fetch()
-        self.server.peers[-1].close_now()
+        close_now(self.server.peers[-1].transport)
         self.assertTrue((await self.failure(self.open())).sent)
 
     async def test_unasked(self) -> None:
