@@ -32,8 +32,10 @@ from mcp_proxy.frontend.http_sse import HTTPSSEFront
 from mcp_proxy.frontend.modern import ModernFront
 from mcp_proxy.frontend.status import StatusPages
 from mcp_proxy.frontend.streamable import StreamableFront
+from mcp_proxy.session.era import Era
 from mcp_proxy.session.interfaces import ILinkOwner, IOutlet
 from mcp_proxy.session.policy import Policy
+from mcp_proxy.session.pool import Pool
 from mcp_proxy.session.registry import Registry
 from mcp_proxy.session.session import Session
 from mcp_proxy.wire.headers import Headers
@@ -95,6 +97,12 @@ def make_service(settings: Settings, reactor: Any) -> ProxyService:
         None if settings.backend_transport == "auto" else Transport(settings.backend_transport),
     )
 
+    era = Era(is_fixed=settings.backend_transport == Transport.SSE.value)
+
+    def on_trouble() -> None:
+        detection.forget()
+        era.forget()
+
     backend: Backend = Backend(
         reactor,
         port,
@@ -102,7 +110,7 @@ def make_service(settings: Settings, reactor: Any) -> ProxyService:
         max_attempts=settings.max_reconnect_attempts,
         delay=settings.reconnect_delay,
         jitter=jitter,
-        on_trouble=detection.forget,
+        on_trouble=on_trouble,
     )
     policy = Policy(
         hold_timeout=settings.hold_timeout,
@@ -132,12 +140,20 @@ def make_service(settings: Settings, reactor: Any) -> ProxyService:
     registry: Registry = Registry(make_session, settings.max_sessions, settings.session_idle_timeout)
     health = Health(backend, port, reactor, settings.connect_timeout)
     sse = HTTPSSEFront(registry, reactor)
-    modern = ModernFront(registry, is_away)
+    make_pool = partial(
+        Pool,
+        registry.once,
+        reactor,
+        policy,
+        max_sessions=settings.max_sessions,
+        idle_timeout=settings.session_idle_timeout,
+    )
+    modern = ModernFront(registry, is_away, era, make_pool)
     streamable = StreamableFront(registry, modern)
     status = StatusPages(registry, health, reactor, settings.backend_url_redacted)
     app = App(_guard(settings), sse, streamable, status, Discovery(port.fetch), reactor, settings.stall_timeout)
     return ProxyService(settings, reactor, app=app, backend=backend, http=http, health=health, registry=registry,
-                        fronts=(sse, streamable, modern), status=status)  # fmt: skip
+                        pool=modern.pool, fronts=(sse, streamable, modern), status=status)  # fmt: skip
 
 
 class IFront(Protocol):
@@ -160,6 +176,7 @@ class ProxyService(MultiService):
         http: BackendHTTP,
         health: Health,
         registry: Registry,
+        pool: Pool,
         fronts: Sequence[IFront],
         status: StatusPages,
     ) -> None:
@@ -171,12 +188,13 @@ class ProxyService(MultiService):
         self._http = http
         self._health = health
         self._registry = registry
+        self._pool = pool
         self._status = status
         self._port: IListeningPort | None = None
         self._loops = (
             *((LoopingCall(front.keep_alive), settings.keepalive_interval) for front in fronts),
             (LoopingCall(self._check_health), settings.health_interval),
-            (LoopingCall(lambda: registry.expire(reactor.seconds())), EXPIRY_INTERVAL),
+            (LoopingCall(self._expire), EXPIRY_INTERVAL),
         )
 
     @property
@@ -209,6 +227,10 @@ class ProxyService(MultiService):
     def _check_health(self) -> Deferred[None]:
         return self._health.check()
 
+    def _expire(self) -> None:
+        self._registry.expire(self._reactor.seconds())
+        self._pool.expire(self._reactor.seconds())
+
     def _loop_failed(self, failure: Failure) -> None:
         log.failure("a timer failed and has stopped", failure)
 
@@ -228,6 +250,7 @@ class ProxyService(MultiService):
         self._backend.stop()
         for session in self._registry:
             session.close()
+        self._pool.stop()
         await self._http.said_farewell()
         await self._http.forget_connections()
         await super().stopService()

@@ -1,7 +1,7 @@
 """The front of revision 2026-07-28: each ``POST /mcp`` stands for itself.
 
 There is no handshake and no session; a request is held, sent, and answered with the truth by the same rules as those
-of a session, and its client cancels it by leaving.
+of a session, and its client cancels it by leaving. A backend that knows only older revisions is asked through the pool.
 """
 
 from __future__ import annotations
@@ -11,10 +11,14 @@ from collections.abc import Callable
 from twisted.logger import Logger
 
 from mcp_proxy.frontend.stream import ClientRequest, ClientStream
-from mcp_proxy.session.modern import Discovered, ModernOutlet
+from mcp_proxy.session.era import Era
+from mcp_proxy.session.exchanges import Exchange
+from mcp_proxy.session.modern import Discovered, ModernOutlet, ModernReply
+from mcp_proxy.session.pool import Pool
 from mcp_proxy.session.registry import Registry
-from mcp_proxy.wire import jsonrpc, modern, revisions, sse
+from mcp_proxy.wire import jsonrpc, modern, revisions
 from mcp_proxy.wire.errors import NotJSONRPC, ProxyError
+from mcp_proxy.wire.headers import Headers
 from mcp_proxy.wire.jsonrpc import Kind, Message
 
 log = Logger()
@@ -24,13 +28,23 @@ class ModernFront:
     """See the module.
 
     :param is_away: whether the backend is known to be away.
+    :param era: whether the backend speaks the revision, as far as that is known.
+    :param make_pool: makes the pool for a backend that does not, from whoever is told its answers to discover.
     """
 
-    def __init__(self, registry: Registry, is_away: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        is_away: Callable[[], bool],
+        era: Era,
+        make_pool: Callable[[Callable[[bytes, bytes], None]], Pool],
+    ) -> None:
+        self.era = era
         self._registry = registry
         self._is_away = is_away
         self._discovered = Discovered()
-        self._open: dict[ClientStream, ModernOutlet] = {}
+        self.pool = make_pool(self._discovered.keep)
+        self._open: dict[ClientStream, ModernReply] = {}
 
     def post(self, request: ClientRequest, message: Message) -> None:
         """A message of this revision.
@@ -52,29 +66,45 @@ class ModernFront:
         self._serve(request, message)
 
     def _serve(self, request: ClientRequest, message: Message) -> None:
-        stream, identity = request.stream, message.id or b"null"
+        stream = request.stream
         owner = self._registry.owner_of(request.headers)
         if message.method == revisions.DISCOVER and self._is_away():
-            known = self._discovered.answer(owner, identity)
+            known = self._discovered.answer(owner, message.id or b"null")
             if known is not None:
                 stream.respond_json(200, known)
                 return
-        outlet = ModernOutlet(stream, identity, owner, self._discovered)
-        session = self._registry.once(request.headers, outlet)
+        reply = ModernReply(stream, message)
 
         def gone() -> None:
             self._open.pop(stream, None)
-            outlet.is_done = True
-            session.cancel()
+            reply.over()
 
         stream.on_gone = gone
-        stream.on_pause = session.stream_paused
-        stream.on_resume = session.stream_resumed
-        self._open[stream] = outlet
-        session.receive(message, request.headers)
+        stream.on_pause = lambda: reply.on_pause()
+        stream.on_resume = lambda: reply.on_resume()
+        self._open[stream] = reply
+        if self.era.is_legacy or self.pool.is_retry(message):
+            self.pool.serve(reply, message, request.headers, owner)
+        else:
+            self._pass_on(reply, message, request.headers, owner)
+
+    def _pass_on(self, reply: ModernReply, message: Message, headers: Headers, owner: bytes) -> None:
+        """Ask the backend as the client does; if it knows only older revisions, ask it as they do."""
+
+        def bridge(exchange: Exchange) -> None:
+            log.info("backend does not speak revision 2026-07-28")
+            reply.detach()
+            session.cancel()
+            self.pool.serve(reply, exchange.message, exchange.headers, owner)
+
+        outlet = ModernOutlet(reply, owner, self._discovered, self.era, bridge)
+        session = self._registry.once(headers, outlet)
+        reply.on_over = session.cancel
+        reply.on_pause = session.stream_paused
+        reply.on_resume = session.stream_resumed
+        session.receive(message, headers)
 
     def keep_alive(self) -> None:
         """Show every idle client that its stream lives."""
-        for stream in list(self._open):
-            if stream.started and not stream.paused:
-                stream.write(sse.comment(b"keepalive"))
+        for reply in list(self._open.values()):
+            reply.keep_alive()

@@ -1,18 +1,21 @@
 """The client's side of one request of revision 2026-07-28, which has no session: the one reply to the one POST.
 
-The session that serves it lasts as long as the request. A client that leaves cancels it, which is the opposite of what
-the revisions with a handshake say.
+A backend of that revision is asked by a session that lasts as long as the request. A client that leaves cancels it,
+which is the opposite of what the revisions with a handshake say.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 
+from mcp_proxy.session.era import Era
 from mcp_proxy.session.exchanges import Exchange
 from mcp_proxy.session.interfaces import HTTPAnswer, IClientStream, IReplyStream
 from mcp_proxy.session.listening import Listening
 from mcp_proxy.wire import jsonrpc, revisions, sse
 from mcp_proxy.wire.errors import BackendUnavailable, OutcomeUnknown, ProxyError
+from mcp_proxy.wire.jsonrpc import Message
 
 #: For how many principals the last answer to server/discover is kept.
 MAX_DISCOVERED = 1000
@@ -40,11 +43,111 @@ class Discovered:
         return None if result is None else jsonrpc.with_id(result, identity)
 
 
-class ModernOutlet:
-    """See the module.
+class ModernReply:
+    """The one reply to the one POST, whoever serves the request.
 
     :param stream: the client's, whose head is still to come.
+    :ivar is_lazy: it becomes a stream not before there is something to tell.
+    :ivar on_over: called when the reply is complete or the client has left.
+    """
+
+    def __init__(self, stream: IReplyStream, message: Message) -> None:
+        self.identity = message.id or b"null"
+        self.method = message.method
+        self.listening = Listening(self.identity)
+        self.is_started = self.is_done = False
+        self.on_over: Callable[[], None] = _nothing
+        self.on_pause: Callable[[], None] = _nothing
+        self.on_resume: Callable[[], None] = _nothing
+        self._stream = stream
+        self._is_old = False
+        self.is_lazy = False
+
+    @property
+    def paused(self) -> bool:
+        """Whether the client does not read."""
+        return self._stream.paused and not self.is_done
+
+    def start(self) -> None:
+        """The answer becomes a stream, but for one that a client judges the revision by: it needs the status."""
+        if self.method != revisions.DISCOVER:
+            self._begin()
+
+    def _begin(self) -> None:
+        if not (self.is_started or self.is_done):
+            self.is_started = True
+            self._stream.start()
+
+    def tell(self, raw: bytes) -> None:
+        """Send a message that belongs to the request."""
+        if not self.is_done:
+            self._begin()
+            self._stream.write(sse.encode(raw))
+
+    def finish(self, raw: bytes, status: int = 200) -> None:
+        """Send the answer.
+
+        :param status: of HTTP, if no stream has begun.
+        """
+        if self.is_done:
+            return
+        self.is_done = True
+        if self.is_started:
+            self._stream.write(sse.encode(raw))
+            self._stream.close()
+        else:
+            headers = ((b"content-type", b"application/json"),)
+            self._stream.respond(status, raw, headers if status < 500 else (*headers, (b"retry-after", b"2")))
+
+    def refuse(self, answer: HTTPAnswer) -> bool:
+        """Show the client what the backend said; False if it is too late for that."""
+        if self.is_started or self.is_done or answer.status < 400:
+            return False
+        self.is_done = True
+        self._stream.respond(answer.status, answer.body, answer.headers)
+        return True
+
+    def acknowledge(self, message: Message) -> bool:
+        """Tell the client what is listened for: a backend has taken its request; False if that was the end of it."""
+        messages, end = self.listening.acknowledged(message)
+        for each in messages:
+            self.tell(each)
+        if end is not None:
+            self.finish(end)
+        return end is None
+
+    def close(self) -> None:
+        """End the stream."""
+        if not self.is_done:
+            self._begin()
+            self.is_done = True
+            self._stream.close()
+
+    def keep_alive(self) -> None:
+        """Show an idle client that its stream lives; what takes longer than that may become one."""
+        if self._is_old and self.is_lazy:
+            self.start()
+        self._is_old = True
+        if self.is_started and not self.paused and not self.is_done:
+            self._stream.write(sse.comment(b"keepalive"))
+
+    def detach(self) -> None:
+        """Nobody is to hear of it any more."""
+        self.on_over = self.on_pause = self.on_resume = _nothing
+
+    def over(self) -> None:
+        """The stream is over, whoever ended it."""
+        self.is_done = True
+        on_over = self.on_over
+        self.detach()
+        on_over()
+
+
+class ModernOutlet:
+    """The client's side of a session that serves one request and nothing else.
+
     :param owner: digest of the principal.
+    :param bridge: serves a request in another way, if the backend turns out not to know the revision.
     """
 
     outlives_streams = False
@@ -52,23 +155,29 @@ class ModernOutlet:
     needs_handshake = False
     last_event = 0
 
-    def __init__(self, stream: IReplyStream, identity: bytes, owner: bytes, discovered: Discovered) -> None:
-        self.is_done = False
-        self._stream = stream
-        self._is_started = False
+    def __init__(
+        self, reply: ModernReply, owner: bytes, discovered: Discovered, era: Era, bridge: Callable[[Exchange], None]
+    ) -> None:
+        self._reply = reply
         self._owner = owner
         self._discovered = discovered
-        self._listening = Listening(identity)
+        self._era = era
+        self._bridge = bridge
+        self._is_over = False
+
+    @property
+    def _is_done(self) -> bool:
+        return self._is_over or self._reply.is_done
 
     @property
     def attached(self) -> bool:
         """Whether the client still waits."""
-        return not self.is_done
+        return not self._is_done
 
     @property
     def paused(self) -> list[object]:
         """Whether the client does not read."""
-        return [None] if self._stream.paused and not self.is_done else []
+        return [None] if self._reply.paused and not self._is_over else []
 
     def attach(self, stream: IClientStream, since: int | None) -> None:
         """There is only the one stream."""
@@ -79,26 +188,25 @@ class ModernOutlet:
 
     def emit(self, raw: bytes, about: Exchange | None = None) -> None:
         """Send a message that belongs to the request."""
-        if self.is_done:
+        if self._is_done:
             return
         message = jsonrpc.parse(raw)
         if message.method != revisions.ACKNOWLEDGED:
-            self._write(raw)
+            self._reply.tell(raw)
             return
-        messages, end = self._listening.acknowledged(message)
         if about is not None:
             about.is_lasting = True
             about.resends = 0
-        for each in messages:
-            self._write(each)
-        if end is not None:
-            self._finish(end, 200)
+        self._reply.acknowledge(message)
 
     def answer(self, exchange: Exchange, raw: bytes, error: ProxyError | None = None) -> None:
         """Send the answer."""
-        if self.is_done:
+        if self._is_done:
             return
         status = 200
+        if error is None and self._era.answered(exchange.message, jsonrpc.parse(raw)):
+            self._hand_over(exchange)
+            return
         if exchange.message.method == revisions.DISCOVER:
             if error is None:
                 if not jsonrpc.parse(raw).is_error:
@@ -106,48 +214,37 @@ class ModernOutlet:
             elif isinstance(error, (BackendUnavailable, OutcomeUnknown)):
                 kept = self._discovered.answer(self._owner, exchange.message.id or b"null")
                 raw, status = (raw, 503) if kept is None else (kept, 200)
-        self._finish(raw, status)
+        self._reply.finish(raw, status)
 
     def refuse(self, exchange: Exchange, answer: HTTPAnswer) -> bool:
-        """Show the client what the backend said; in this revision the status belongs to it."""
-        if self._is_started or self.is_done or answer.status < 400:
+        """Show the client what the backend said, whose status belongs to it, unless it is not meant for the client."""
+        if self._is_done or answer.status < 400:
             return False
-        self.is_done = True
-        self._stream.respond(answer.status, answer.body, answer.headers)
-        return True
+        if self._era.refused(exchange.message, answer):
+            self._hand_over(exchange)
+            return True
+        return self._reply.refuse(answer)
+
+    def _hand_over(self, exchange: Exchange) -> None:
+        self._is_over = True
+        self._bridge(exchange)
 
     def abandon(self, exchange: Exchange) -> None:
         """Nobody cancels by message here."""
 
     def begin_stream(self, exchange: Exchange) -> None:
-        """The answer becomes a stream, but for one that a client judges the revision by: it needs the status."""
-        if exchange.message.method != revisions.DISCOVER:
-            self._start()
+        """The answer takes a while, or consists of several messages."""
+        if not self._is_done:
+            self._reply.start()
 
     def pause_stream(self, exchange: Exchange, delay: float) -> None:
         """In this revision nobody comes back for the rest."""
 
     def close(self) -> None:
         """End the stream."""
-        if not self.is_done:
-            self.is_done = True
-            self._start()
-            self._stream.close()
+        if not self._is_over:
+            self._reply.close()
 
-    def _start(self) -> None:
-        if not self._is_started:
-            self._is_started = True
-            self._stream.start()
 
-    def _write(self, raw: bytes) -> None:
-        self._start()
-        self._stream.write(sse.encode(raw))
-
-    def _finish(self, raw: bytes, status: int) -> None:
-        self.is_done = True
-        if self._is_started:
-            self._stream.write(sse.encode(raw))
-            self._stream.close()
-        else:
-            headers = ((b"content-type", b"application/json"),)
-            self._stream.respond(status, raw, headers if status < 500 else (*headers, (b"retry-after", b"2")))
+def _nothing() -> None:
+    pass

@@ -38,7 +38,7 @@ class Registry:
         self._idle_timeout = idle_timeout
         self._key = secrets.token_bytes(32)
         self._sessions: dict[str, Session] = {}
-        self._passing: set[Session] = set()  # those of one request each
+        self._passing: set[Session] = set()  # those that no client knows of
         self._remembered: OrderedDict[tuple[bytes, bytes], Memory] = OrderedDict()
 
     def __len__(self) -> int:
@@ -68,7 +68,7 @@ class Registry:
         return session
 
     def once(self, headers: Headers, outlet: IOutlet) -> Session:
-        """A session for one request, which nobody can find.
+        """A session that nobody can find: for one request, or for those of a client that knows of no sessions.
 
         :raises TooManySessions: there is no room.
         """
@@ -113,6 +113,8 @@ class Registry:
 
     def remember(self, session: Session) -> None:
         """A client has initialized: keep that for a later stream of its that does not."""
+        if session in self._passing:
+            return
         for key in self._keys(session):
             self._remembered[key] = session.memory.borrowed()
             self._remembered.move_to_end(key)

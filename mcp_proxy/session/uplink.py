@@ -336,7 +336,7 @@ class Uplink:
                 self.lost(str(failure))
             return
         self._send_steps(steps)
-        if replay.done:
+        if replay.done and self._replay is replay:  # a link may answer before it has returned
             self._restored(replay)
 
     def _handshake_timed_out(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from twisted.internet.address import IPv4Address
@@ -24,9 +25,11 @@ from mcp_proxy.frontend.modern import ModernFront
 from mcp_proxy.frontend.status import StatusPages
 from mcp_proxy.frontend.streamable import StreamableFront
 from mcp_proxy.frontend.web import LimitedRequest
+from mcp_proxy.session.era import Era
 from mcp_proxy.session.exchanges import Exchange
 from mcp_proxy.session.interfaces import HTTPAnswer, ILinkOwner, ISeeker, Loss, Outgoing, Refusal
 from mcp_proxy.session.policy import Policy
+from mcp_proxy.session.pool import Pool
 from mcp_proxy.session.registry import Registry
 from mcp_proxy.session.session import Session
 from mcp_proxy.wire import jsonrpc
@@ -36,6 +39,8 @@ from tests.support.http1 import Answer, HeaderList, SSEEvent, ask, read_answer, 
 from tests.support.messages import Json, encoded
 
 Answerer = Callable[[Json], "Json | None"]
+#: How a server of the older revisions answers a request of the revision without sessions.
+NOT_INITIALIZED: Json = {**messages.error(None, -32000, "Bad Request: Server not initialized")}
 JSON_HEAD: HeaderList = ((b"content-type", b"application/json"),)
 
 
@@ -79,6 +84,8 @@ class FakeLink:
         if self.backend.reaches:
             self.owner.link_sent(self, outgoing)
         refusal = self.backend.refusals.pop(message.method, None)
+        if self.stateless and self.backend.is_legacy:
+            refusal = Refusal(400, "400", HTTPAnswer(400, JSON_HEAD, encoded(NOT_INITIALIZED)))
         if refusal is not None:
             self.owner.link_refused(self, outgoing, refusal)
             return
@@ -137,6 +144,7 @@ class FakeBackend:
     ``opens``: whether a link opens at once; ``reaches``: whether messages get as far as the network; ``accepts``:
     whether they are acknowledged. ``correlates``: whether new links know which message is about which request.
     ``answers`` maps a method to what is answered (None: nothing).
+    ``is_legacy``: it knows no revision without sessions.
     ``refusals`` maps a method to how its next message is refused. ``challenge``: how streams are refused.
     """
 
@@ -148,6 +156,7 @@ class FakeBackend:
         self.opens = True
         self.reaches = True
         self.accepts = True
+        self.is_legacy = False
         self.correlates = False
         self.challenge: HTTPAnswer | None = None
         self.refusals: dict[str, Refusal] = {}
@@ -392,7 +401,11 @@ class House:
         backend_port: Any = self.backend_port
         self.health = Health(backend, backend_port, self.clock, 10.0)
         self.front = HTTPSSEFront(self.registry, self.clock)
-        self.modern = ModernFront(self.registry, lambda: self.backend.outage > 0)
+        make_pool = partial(
+            Pool, self.registry.once, self.clock, policy, max_sessions=max_sessions, idle_timeout=idle_timeout
+        )
+        self.modern = ModernFront(self.registry, lambda: self.backend.outage > 0, Era(), make_pool)
+        self.pool = self.modern.pool
         self.streamable = StreamableFront(self.registry, self.modern)
         self.status = StatusPages(self.registry, self.health, self.clock, "http://***@backend:3000")
         discovery = Discovery(self.backend_port.fetch)
@@ -445,6 +458,7 @@ class House:
             connection.hang_up()
         for session in self.registry:
             session.close()
+        self.pool.stop()
 
 
 def _decoded(raw: bytes) -> Json:

@@ -23,7 +23,7 @@ ARROWS: dict[str, set[str]] = {
     "timers": set(),
     "logs": set(),
     "config": set(),
-    "session": {"wire", "timers"},
+    "session": {"wire", "timers", ""},
     "backend": {"wire", "timers", "session.interfaces", "session.exchanges", "session.bridge"},
     "frontend": {"wire", "session", ""},
     "service": {"wire", "session", "backend", "frontend", "config"},
@@ -35,7 +35,7 @@ VALUES = {"attrs", "msgspec"}
 OTHERS: dict[str, set[str]] = {
     "": set(),
     "wire": VALUES,
-    "session": {*VALUES, "automat"},
+    "session": {*VALUES, "automat", "cryptography"},
     "timers": {"twisted.internet.interfaces"},
     "logs": {"twisted.logger", "zope.interface"},
     "config": {"attrs", "dotenv", "twisted.internet.endpoints"},
@@ -46,7 +46,10 @@ OTHERS: dict[str, set[str]] = {
     "demo": {"httpx", "mcp", "starlette", "uvicorn"},
 }
 #: The parts of a session that act; the others are machines and values, which know nothing of Twisted.
-SHELLS = {"session.session", "session.courier", "session.deliveries", "session.uplink"}
+SHELLS = {
+    "session.session", "session.courier", "session.deliveries", "session.uplink",
+    "session.group", "session.pool", "session.pooled",
+}  # fmt: skip
 SHELL_TWISTED = {"twisted.internet.defer", "twisted.internet.interfaces", "twisted.logger"}
 #: What speaks to the network; none of it is for the wire or the session, by whatever way.
 NETWORK = {"socket", "ssl", "select", "selectors", "asyncio", "http.client", "http.server", "urllib.request"}

@@ -9,6 +9,7 @@ twice, nothing exceeds its bound, nothing reaches another client, and no reply s
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 from hypothesis import HealthCheck, settings
@@ -18,8 +19,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mcp_proxy.frontend.modern import ModernFront
 from mcp_proxy.frontend.streamable import StreamableFront
+from mcp_proxy.session.era import Era
 from mcp_proxy.session.lifecycle import Phase
 from mcp_proxy.session.policy import Policy
+from mcp_proxy.session.pool import Pool
 from mcp_proxy.session.replies import MAX_BYTES, MAX_FINISHED
 from tests.unit.session_world import World, initialize_result
 from tests.unit.streamable_world import Backend, Client
@@ -40,7 +43,9 @@ class Races(RuleBasedStateMachine):
         super().__init__()
         self.world = World(POLICY)
         self.world.backend = Backend()
-        self.front = StreamableFront(self.world.registry, ModernFront(self.world.registry, lambda: False))
+        clock, registry = self.world.clock, self.world.registry
+        make_pool = partial(Pool, registry.once, clock, POLICY, max_sessions=10, idle_timeout=1800.0)
+        self.front = StreamableFront(registry, ModernFront(registry, lambda: False, Era(), make_pool))
         self.clients: dict[str, Client] = {}
         self.asked: dict[str, list[str]] = {"alice": [], "bob": []}
         self.cancelled: set[str] = set()
