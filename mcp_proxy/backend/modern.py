@@ -141,8 +141,10 @@ class ModernLink:
     def _cancel(self, identity: bytes | None) -> None:
         if identity is None:
             return
-        if self._waiting:
-            self._waiting = [each for each in self._waiting if jsonrpc.parse(each.raw).id != identity]
+        for waiting in [each for each in self._waiting or () if jsonrpc.parse(each.raw).id == identity]:
+            if self._waiting:
+                self._waiting.remove(waiting)
+            self._answer(jsonrpc.error(identity, -32603, "The request was cancelled."))
         self._calls.cancel(identity)
 
     # -- the handshake, and what the backend knows nothing of --------------------------------------------------

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred
 
-from mcp_proxy.backend import subscriber
 from tests.integration.legacy_case import ELICIT, ROOTS, SAMPLE, TOOLS_CHANGED, UPDATED, LegacyCase, form, progress
-from tests.integration.service_case import reactor
+from tests.integration.service_case import BOB, reactor
 from tests.integration.streamable_case import result_of, silent
 from tests.support import messages
 from tests.support.messages import Json
@@ -335,14 +334,13 @@ class Subscriptions(LegacyCase):
 
     async def test_ended(self) -> None:
         """The same for one that the backend ends; one that stops is not hammered, and its calls may end."""
-        self.patch(subscriber, "FIRST_RETRY", 0.02)
         self.start()
         client = await self.legacy()
         reply = await self.pending(client)
         self.backend.stop_listening()
         listen = self.backend.newest_listen()
         listen.answer(messages.result(listen.message["id"], {"resultType": "complete"}))
-        await self.pause(0.1)
+        await self.pause(0.4)
         reply.answer(messages.result(reply.message["id"], {"done": True}))
         self.assertEqual(result_of(await client.answer_to("slow")), {"done": True})
         self.backend.answers["tools/call"] = lambda stream, asked: messages.result(asked["id"], {"again": True})
@@ -468,6 +466,8 @@ class Restarts(LegacyCase):
         other.port, other.generation = self.backend.port, self.backend.generation
         self.others.append(other)
         other.start()
+        newcomer = self.speaker(BOB)
+        self.assertIn("result", await newcomer.initialize())
         self.assertEqual(result_of(await client.call(n=1)), {"echo": {"n": 1}})
         self.assertEqual(len(other.deliveries("tools/call")), 1)
 

@@ -40,6 +40,7 @@ class Inner:
         self.sent: list[Json] = []
         self.paused: list[object] = []
         self.closed = False
+        self.reaches = True
 
     def open(self) -> None:
         """Nobody asks."""
@@ -49,7 +50,8 @@ class Inner:
         assert not self.closed
         self.open_posts.append(outgoing)
         self.sent.append(json.loads(outgoing.raw))
-        self.owner.link_sent(self, outgoing)
+        if self.reaches:
+            self.owner.link_sent(self, outgoing)
 
     def withdraw(self, outgoing: Outgoing) -> None:
         """Forget a message."""
@@ -409,6 +411,35 @@ class Bounds(SynchronousTestCase):
         self.world.acknowledge()
         self.assertEqual(len(self.world.inner.posts("subscriptions/listen")), 1)
         self.assertTrue(all("result" in self.world.owner.answers(number)[0] for number in range(20)))
+
+    def test_stopping(self) -> None:
+        """A backend that ends the stream and listens no more may finish its calls; then the link is over."""
+        inner, owner, clock = self.world.inner, self.world.owner, self.world.clock
+        identity = self.world.call()
+        inner.answer(inner.posts("subscriptions/listen")[0], {})
+        inner.reaches = False
+        for delay in (0.2, 0.4):
+            clock.advance(delay)
+            inner.refuse(inner.posts("subscriptions/listen")[0], Refusal(0, "connection refused"))
+        self.assertEqual(owner.lost, [])
+        inner.answer(inner.posts("tools/call")[0], {})
+        self.assertEqual(len(owner.answers(identity)), 1)
+        clock.advance(0.8)
+        inner.refuse(inner.posts("subscriptions/listen")[0], Refusal(0, "connection refused"))
+        self.assertEqual([each.reachable for each in owner.lost], [False])
+        self.assertEqual(clock.getDelayedCalls(), [])
+
+    def test_listens_first(self) -> None:
+        """Requests wait until changes are told of, but not for long; a cancelled one is not sent at all."""
+        world, inner = self.world, self.world.inner
+        world.send(messages.notification("notifications/initialized"))
+        one, two = world.call(), world.call()
+        world.send(messages.notification("notifications/cancelled", {"requestId": one}))
+        world.clock.advance(0.9)
+        self.assertEqual(inner.posts("tools/call"), [])
+        world.clock.advance(0.2)
+        self.assertEqual([of_call(json.loads(each.raw)) for each in inner.posts("tools/call")], [two])
+        self.assertEqual(len(world.owner.answers(one)), 1, "the session need not wait for it")
 
     def test_nothing_left(self) -> None:
         """A closed link has no timers and no messages."""

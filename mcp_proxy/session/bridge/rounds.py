@@ -124,7 +124,6 @@ class Rounds:
             members["inputResponses"] = msgspec.Raw(_encode(self._answers))
         if self._state is not None:
             members["requestState"] = self._state
-        self._answers, self._state = {}, None
         self.last = Again(members)
         return self.last
 
