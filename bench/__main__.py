@@ -70,7 +70,7 @@ class Bench:
 
     def measure(self, scenario: Scenario) -> None:
         """Measure a scenario in rounds, the subjects in turn."""
-        results: dict[str, list[Tally]] = {}
+        results: dict[str, list[Tally]] = {subject.name: [] for subject in self.subjects}
         with ExitStack() as stack:
             rounds = []
             for subject in self.subjects:
@@ -87,7 +87,8 @@ class Bench:
                     print(f"{subject.name} is left out: {problem}", file=sys.stderr)
             for _ in range(self.rounds):
                 for name, run in rounds:
-                    results.setdefault(name, []).append(run(self.seconds, 1 << 62))
+                    results[name].append(run(self.seconds, 1 << 62))
+        results = {name: found for name, found in results.items() if found}
         text = rounds_table(scenario.unit, results, self.references)
         self.show(scenario.title, text)
         for line in problems(results):

@@ -296,7 +296,11 @@ class Caller:
         self._number = self._run.begin()
         if self._number:
             self._began = time.monotonic_ns()
-            self.socket.send(self._session.post(self._work.call(self._number)))
+            try:
+                self.socket.send(self._session.post(self._work.call(self._number)))
+            except ConnectionError:
+                # The loop will hear of it as well.
+                pass
 
     def _on_ready(self) -> None:
         try:
@@ -380,7 +384,12 @@ class Listener:
             self._run.forget(self.stream.socket)
             return
         for data in found:
-            name, number, moment = msgspec.json.decode(data)["params"]["data"].split()
+            try:
+                name, number, moment = msgspec.json.decode(data)["params"]["data"].split()
+            except (ValueError, LookupError, TypeError, AttributeError):
+                self._run.tally.extra += 1
+                self._run.note(f"{self._name} was told {data!r:.300}")
+                continue
             self.seen += 1
             is_right = (name, int(number)) == (self._name, self.seen)
             self._run.finish(int(moment), "" if is_right else f"{self._name} was told {data!r} as {self.seen}")

@@ -53,6 +53,7 @@ class Process:
                 preexec_fn=prepare,
             )
         self.out = self._process.stdout
+        self._is_ended = False
 
     def tree(self) -> list[int]:
         """Return the process and its descendants."""
@@ -86,7 +87,10 @@ class Process:
                 time.sleep(0.02)
 
     def end(self, number: int = signal.SIGTERM) -> None:
-        """End it, and all that it has started."""
+        """End it, and all that it has started; once is enough."""
+        if self._is_ended:
+            return
+        self._is_ended = True
         try:
             os.killpg(self._process.pid, number)
             self._process.wait(5.0)

@@ -41,17 +41,18 @@ def beside(values: Mapping[str, float | None], name: str, reference: str) -> str
 
 
 def medians(rounds: Sequence[Tally], has_proxy: bool) -> dict[str, float | None]:
-    """Return what a row says of a subject's rounds."""
+    """Return what a row says of a subject's rounds; without answers there is nothing to say."""
+    with_answers = [tally for tally in rounds if tally.done]
 
-    def median(value: Callable[[Tally], float]) -> float:
-        return statistics.median(map(value, rounds))
+    def median(value: Callable[[Tally], float], is_known: bool = True) -> float | None:
+        return statistics.median(map(value, with_answers)) if with_answers and is_known else None
 
     return {
         "/s": median(lambda tally: tally.done / tally.elapsed),
         "p50 ms": median(lambda tally: tally.percentile(0.5)),
         "p99 ms": median(lambda tally: tally.percentile(0.99)),
-        "CPU s per 1000": median(lambda tally: 1000 * tally.cpu / max(tally.done, 1)) if has_proxy else None,
-        "of a core": median(lambda tally: tally.cpu / tally.elapsed) if has_proxy else None,
+        "CPU s per 1000": median(lambda tally: 1000 * tally.cpu / tally.done, has_proxy),
+        "of a core": median(lambda tally: tally.cpu / tally.elapsed, has_proxy),
     }
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from bench import load, messages, report, wire
-from bench.processes import DIRECT
-from bench.scenarios import SCENARIOS, Outage, Scenario, Weight
+from bench.processes import DIRECT, Rig
+from bench.scenarios import SCENARIOS, Outage, Weight
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 WORK = load.Work(events=2, size=10)
@@ -20,25 +20,53 @@ def right(number: int) -> list[bytes]:
     return messages.answers(b"%d" % number, b"t%d" % number, WORK.events, WORK.size)
 
 
+class Other(load.Work):
+    """Work that is answered otherwise than it is asked for."""
+
+    def call(self, number: int) -> bytes:
+        return messages.call(number + 1, self.events, self.size)
+
+
 class StubAndLoad(SynchronousTestCase):
-    def run_against_stub(self, scenario: Scenario) -> load.Tally:
-        """Run a few calls of a scenario without a proxy."""
+    def start_stub(self) -> Rig:
+        """Start a stub without a proxy."""
         folder = Path(self.mktemp()).absolute()
         folder.mkdir()
         rig = DIRECT.start(folder)
         self.addCleanup(rig.close)
-        run = scenario.prepare(rig)
-        assert run is not None
-        run(60.0, 3)
-        return run(60.0, 40)
+        return rig
 
     def test_scenarios(self) -> None:
         """In each scenario the stub answers what the load expects, as often as it was asked."""
         for scenario in SCENARIOS:
-            tally = self.run_against_stub(scenario)
+            run = scenario.prepare(self.start_stub())
+            assert run is not None
+            run(60.0, 3)
+            tally = run(60.0, 40)
             self.assertEqual((tally.mistakes, tally.first_problem), (0, ""), scenario.title)
             self.assertEqual(tally.done, 40 if scenario.unit == "calls" else 40 * 50, scenario.title)
             self.assertEqual(len(tally.latencies), tally.done)
+
+    def test_wrong(self) -> None:
+        """Whatever transport they come over, answers to other calls are counted as wrong."""
+        rig = self.start_stub()
+        for session in (load.Session.open(rig.port), load.SseSession.open(rig.port)):
+            tally = load.call_all([session], Other(), 60.0, most=10)
+            self.assertEqual((tally.done, tally.wrong), (10, 10))
+            self.assertIn("was answered with", tally.first_problem)
+
+    def test_lost(self) -> None:
+        """Calls that are never answered are counted as lost."""
+        for kind in (load.Session, load.SseSession):
+            rig = self.start_stub()
+            sessions = [kind.open(rig.port) for _ in range(3)]
+
+            def kill_first(rig: Rig = rig) -> float:
+                rig.close()
+                return 0.0
+
+            tally = load.call_all(sessions, load.Work(), 60.0, kill_first, most=3)
+            self.assertEqual((tally.done, tally.lost), (0, 3))
 
 
 class Mistakes(SynchronousTestCase):
