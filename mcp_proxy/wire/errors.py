@@ -60,6 +60,22 @@ class EmptyBody(NotJSONRPC):
     """The body is empty. Send one JSON-RPC 2.0 message."""
 
 
+class MalformedRequest(ProxyError):
+    """This is not HTTP/1.1 as RFC 9112 has it; the connection is closed."""
+
+
+class HeadTooLarge(MalformedRequest):
+    """The head of the request is too large; the connection is closed."""
+
+
+class HTTPVersionRefused(MalformedRequest):
+    """HTTP/1.1 and HTTP/1.0 are spoken here; the connection is closed."""
+
+
+class EndlessBody(MalformedRequest):
+    """The body is so large that not even its end is waited for; the connection is closed."""
+
+
 class NoSuchPath(ProxyError):
     """There is nothing at this path. MCP clients connect to /mcp, or to /mcp/sse for HTTP+SSE."""
 
@@ -167,6 +183,10 @@ ANSWERS: Mapping[type[ProxyError], Answer] = {
     ProxyError: Answer(HTTPStatus.INTERNAL_SERVER_ERROR, -32603),
     NotJSON: Answer(HTTPStatus.BAD_REQUEST, -32700),
     NotJSONRPC: Answer(HTTPStatus.BAD_REQUEST, -32600),
+    MalformedRequest: Answer(HTTPStatus.BAD_REQUEST, -32600),
+    HeadTooLarge: Answer(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, -32600),
+    HTTPVersionRefused: Answer(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, -32600),
+    EndlessBody: Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, -32600),
     NoSuchPath: Answer(HTTPStatus.NOT_FOUND, -32600),
     UnknownSession: Answer(HTTPStatus.NOT_FOUND, -32600),
     MissingSession: Answer(HTTPStatus.BAD_REQUEST, -32600),

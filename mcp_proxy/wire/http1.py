@@ -1,0 +1,346 @@
+"""HTTP/1.1 as a server speaks it: bytes in, requests out; and the heads of answers.
+
+The reader is strict, because two readers that understand the same bytes differently can be played off against each
+other (request smuggling; RFC 9112 §11.2). What it does not take for certain it refuses, and then nothing that comes
+after it on that connection is read.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from http import HTTPStatus
+
+from mcp_proxy.wire.errors import EndlessBody, HeadTooLarge, HTTPVersionRefused, MalformedRequest
+from mcp_proxy.wire.headers import Header, Headers
+
+#: The longest head, and the most headers in it.
+MAX_HEAD = 16 * 1024
+MAX_HEADERS = 500
+#: The longest line before a chunk.
+MAX_CHUNK_LINE = 1024
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+LAST_CHUNK = b"0\r\n\r\n"
+
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_REQUEST_LINE = re.compile(_TOKEN + rb" [\x21-\x7e]+ HTTP/1\.[01]")
+_OTHER_VERSION = re.compile(_TOKEN + rb" [\x21-\x7e]+ HTTP/[0-9]\.[0-9]")
+_NAME = re.compile(_TOKEN)
+_NO_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_LENGTH = re.compile(rb"[0-9]{1,15}")
+_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,12})(?:;[\t\x20-\x7e\x80-\xff]*)?")
+#: A line's end that is only half of one; the CR of the last byte may still get its other half.
+_HALF_LINE_END = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)")
+_UNSAFE = re.compile(rb"[\x00\r\n]")
+
+_FRAMING = frozenset((b"content-length", b"transfer-encoding", b"connection", b"expect"))
+_OF_THE_FRAME = frozenset((b"content-length", b"transfer-encoding", b"connection", b"keep-alive"))
+#: Headers that say the same for many requests, and nothing secret.
+_COMMON = frozenset(
+    (
+        b"accept",
+        b"accept-encoding",
+        b"accept-language",
+        b"cache-control",
+        b"connection",
+        b"content-length",
+        b"content-type",
+        b"host",
+        b"mcp-method",
+        b"mcp-protocol-version",
+        b"origin",
+        b"sec-fetch-mode",
+        b"user-agent",
+    )
+)
+_MAX_KNOWN = 512
+_known: dict[bytes, Header] = {}
+_PHRASES = {int(status): status.phrase.encode() for status in HTTPStatus}
+
+
+class Request:
+    """A request that has come whole. ``body`` is None if it was larger than allowed."""
+
+    __slots__ = ("body", "headers", "is_1_1", "is_persistent", "method", "target")
+
+    def __init__(self, method: str, target: str, headers: Headers, *, is_1_1: bool, is_persistent: bool) -> None:
+        self.method = method
+        self.target = target
+        self.headers = headers
+        self.is_1_1 = is_1_1
+        self.is_persistent = is_persistent
+        self.body: bytes | None = b""
+
+
+class RequestReader:
+    """Takes one connection's bytes (:meth:`feed`), gives its requests one after the other (:meth:`next`).
+
+    :param max_body: of a larger body nothing is kept.
+    :param max_swallowed: how many bytes of such a body, beyond the limit, are read and forgotten.
+    """
+
+    __slots__ = (
+        "_at",
+        "_body",
+        "_buffer",
+        "_expects",
+        "_has_skipped",
+        "_is_after_chunk",
+        "_is_chunked",
+        "_is_in_trailer",
+        "_is_large",
+        "_left",
+        "_max_body",
+        "_max_swallowed",
+        "_request",
+        "_searched",
+        "_seen",
+        "_trailer",
+    )
+
+    def __init__(self, max_body: int, max_swallowed: int) -> None:
+        self._max_body = max_body
+        self._max_swallowed = max_swallowed
+        self._buffer = b""
+        self._at = 0
+        self._searched = 0
+        self._request: Request | None = None
+        self._body: bytearray | None = None
+        self._is_large = False
+        self._is_chunked = False
+        self._is_after_chunk = False
+        self._is_in_trailer = False
+        self._expects = False
+        self._has_skipped = False
+        self._left = 0
+        self._seen = 0
+        self._trailer = 0
+
+    @property
+    def buffered(self) -> int:
+        """How many bytes wait to be read."""
+        return len(self._buffer) - self._at
+
+    @property
+    def is_in_body(self) -> bool:
+        """Whether a request's head has come, but not all of its body."""
+        return self._request is not None
+
+    @property
+    def kept(self) -> int:
+        """How many bytes of a body that is not complete are kept."""
+        return len(self._body or b"")
+
+    def feed(self, data: bytes) -> None:
+        """More bytes have come."""
+        self._buffer = self._buffer[self._at :] + data if self._at < len(self._buffer) else data
+        self._at = 0
+
+    def take_continue(self) -> bool:
+        """Whether the client waits to be told to send its body; it needs to be told once."""
+        expects, self._expects = self._expects, False
+        return expects
+
+    def next(self) -> Request | None:
+        """The next request, or None as long as it is not complete.
+
+        :raises ProxyError: there is none, and nothing after it can be trusted.
+        """
+        if self._request is None and not self._read_head():
+            return None
+        request = self._request
+        if not (self._read_chunks() if self._is_chunked else self._read_plain()):
+            return None
+        self._request, self._body, self._expects = None, None, False
+        return request
+
+    # -- the head ----------------------------------------------------------------------------------------------
+
+    def _read_head(self) -> bool:
+        if not self._has_skipped and self._buffer.startswith(b"\r\n", self._at):
+            self._at += 2  # some clients end a body with an empty line (RFC 9112 §2.2)
+            self._has_skipped = True
+        start = self._at
+        end = self._buffer.find(b"\r\n\r\n", start + self._searched)
+        if end < 0:
+            self._check_part(start)
+            return False
+        self._searched = 0
+        if end - start > MAX_HEAD:
+            raise HeadTooLarge()
+        lines = self._buffer[start:end].split(b"\r\n")
+        self._at = end + 4
+        if len(lines) > MAX_HEADERS:
+            raise HeadTooLarge()
+        self._begin(lines)
+        return True
+
+    def _check_part(self, start: int) -> None:
+        """Refuse the beginning of a head as soon as it cannot become one."""
+        part = self._buffer[start:]
+        if len(part) > MAX_HEAD:
+            raise HeadTooLarge()
+        if _HALF_LINE_END.search(part) or (part and part != b"\r" and not _NAME.match(part)):
+            raise MalformedRequest()
+        self._searched = max(0, len(part) - 3)
+
+    def _begin(self, lines: list[bytes]) -> None:
+        line = lines[0]
+        if _REQUEST_LINE.fullmatch(line) is None:
+            raise HTTPVersionRefused() if _OTHER_VERSION.fullmatch(line) else MalformedRequest()
+        method, target, version = line.decode("ascii").split(" ")
+        is_1_1 = is_persistent = version == "HTTP/1.1"
+        headers: list[Header] = []
+        length: bytes | None = None
+        is_chunked = expects = False
+        for line in lines[1:]:
+            header = _known.get(line) or _header(line)
+            headers.append(header)
+            if header[0] not in _FRAMING:
+                continue
+            name, value = header
+            if name == b"content-length":
+                if length is not None or is_chunked or _LENGTH.fullmatch(value) is None:
+                    raise MalformedRequest()
+                length = value
+            elif name == b"transfer-encoding":
+                if length is not None or is_chunked or not is_1_1 or value.lower() != b"chunked":
+                    raise MalformedRequest()
+                is_chunked = True
+            elif name == b"connection":
+                is_persistent = is_persistent and b"close" not in map(bytes.strip, value.lower().split(b","))
+            elif is_1_1 and value.lower() == b"100-continue":
+                expects = True
+        self._request = Request(method, target, tuple(headers), is_1_1=is_1_1, is_persistent=is_persistent)
+        self._is_chunked = is_chunked
+        self._left = int(length or 0)
+        self._is_large = self._left > self._max_body
+        self._seen = self._trailer = 0
+        self._expects = expects and (is_chunked or self._left > 0)
+        self._is_after_chunk = self._is_in_trailer = self._has_skipped = False
+
+    # -- the body ----------------------------------------------------------------------------------------------
+
+    def _read_plain(self) -> bool:
+        left = self._left
+        if not left:
+            return True
+        start, available = self._at, len(self._buffer) - self._at
+        if available >= left and self._body is None and not self._is_large:
+            assert self._request is not None
+            self._request.body = self._buffer[start : start + left]
+            self._at = start + left
+            return True
+        taken = min(left, available)
+        self._at = start + taken
+        self._left = left - taken
+        self._keep(start, self._at)
+        self._see(taken)
+        return not self._left and self._complete()
+
+    def _read_chunks(self) -> bool:
+        while True:
+            if self._left:
+                start, end = self._at, min(self._at + self._left, len(self._buffer))
+                if start == end:
+                    return False
+                self._at = end
+                self._left -= end - start
+                self._is_after_chunk = True
+                self._keep(start, end)
+                self._see(end - start)
+                continue
+            if self._is_after_chunk:
+                ending = self._buffer[self._at : self._at + 2]
+                if not b"\r\n".startswith(ending):
+                    raise MalformedRequest()
+                if len(ending) < 2:
+                    return False
+                self._at += 2
+                self._is_after_chunk = False
+            line = self._line()
+            if line is None:
+                return False
+            if self._is_in_trailer:
+                if not line:
+                    return self._complete()
+                _header(line)
+                continue
+            size = _CHUNK_LINE.fullmatch(line)
+            if size is None:
+                raise MalformedRequest()
+            self._left = int(size[1], 16)
+            self._is_in_trailer = not self._left
+
+    def _line(self) -> bytes | None:
+        end = self._buffer.find(b"\r\n", self._at)
+        if end < 0 or end - self._at > MAX_CHUNK_LINE:
+            if end >= 0 or self.buffered > MAX_CHUNK_LINE or _HALF_LINE_END.search(self._buffer, self._at):
+                raise MalformedRequest()
+            return None
+        line = self._buffer[self._at : end]
+        self._at = end + 2
+        if self._is_in_trailer:
+            self._trailer += len(line)
+            if self._trailer > MAX_HEAD:
+                raise HeadTooLarge()
+        self._see(len(line))
+        return line
+
+    def _keep(self, start: int, end: int) -> None:
+        if self._body is None:
+            self._body = bytearray()
+        if self._is_large or len(self._body) + end - start > self._max_body:
+            self._is_large = True
+            self._body = bytearray()
+        else:
+            self._body += memoryview(self._buffer)[start:end]
+
+    def _see(self, count: int) -> None:
+        self._seen += count
+        if self._seen > self._max_body + self._max_swallowed:
+            raise EndlessBody()
+
+    def _complete(self) -> bool:
+        assert self._request is not None
+        self._request.body = None if self._is_large else bytes(self._body or b"")
+        return True
+
+
+def _header(line: bytes) -> Header:
+    name, colon, value = line.partition(b":")
+    if not colon or _NAME.fullmatch(name) is None or _NO_VALUE.search(value) is not None:
+        raise MalformedRequest()
+    header = (name.lower(), value.strip(b" \t"))
+    if header[0] in _COMMON and len(line) < 200:
+        if len(_known) >= _MAX_KNOWN:
+            _known.clear()
+        _known[line] = header
+    return header
+
+
+# -- answers -------------------------------------------------------------------------------------------------------
+
+
+def phrase(status: int) -> bytes:
+    """What a status is called; nothing for one that has no name."""
+    return _PHRASES.get(status, b"")
+
+
+@lru_cache(64)
+def head(status: int, headers: Headers, *, is_1_1: bool, is_persistent: bool) -> bytes:
+    """The head of an answer, but for its last lines: Date and what tells the length, with the empty line."""
+    lines = [b"HTTP/1.%d %d %b" % (is_1_1, status, phrase(status)), b"Server: mcp-proxy"]
+    if is_1_1 and not is_persistent:
+        lines.append(b"Connection: close")
+    for name, value in headers:
+        if name.lower() not in _OF_THE_FRAME and _NAME.fullmatch(name):
+            shown = b"-".join(part.capitalize() for part in name.split(b"-"))
+            lines.append(b"%b: %b" % (shown, _UNSAFE.sub(b" ", value)))
+    lines.append(b"")
+    return b"\r\n".join(lines)
+
+
+def has_body(status: int) -> bool:
+    """Whether an answer with this status can have a body."""
+    return status >= 200 and status not in (204, 304)
