@@ -203,6 +203,9 @@ class Settings:
         Kind(_list_of(_HOST_AND_PORT), "a comma-separated list of host names, with or without a port, or *"),
         "Host names served beside loopback names; empty: none on a loopback address, else any.",
     )
+    http_stack: Literal["lean", "klein"] = _variable(
+        "lean", _choice("lean", "klein"), "What reads requests for the MCP endpoints: code made for it, or Klein."
+    )
     log_level: Literal["debug", "info", "warn", "error"] = _variable(
         "info", _choice("debug", "info", "warn", "error"), "The least severe events that are logged."
     )

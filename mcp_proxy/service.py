@@ -151,7 +151,8 @@ def make_service(settings: Settings, reactor: Any) -> ProxyService:
     modern = ModernFront(registry, is_away, era, make_pool)
     streamable = StreamableFront(registry, modern)
     status = StatusPages(registry, health, reactor, settings.backend_url_redacted)
-    app = App(_guard(settings), sse, streamable, status, Discovery(port.fetch), reactor, settings.stall_timeout)
+    app = App(_guard(settings), sse, streamable, status, Discovery(port.fetch), reactor, settings.stall_timeout,
+              tells_requests=settings.log_level == "debug")  # fmt: skip
     return ProxyService(settings, reactor, app=app, backend=backend, http=http, health=health, registry=registry,
                         pool=modern.pool, fronts=(sse, streamable, modern), status=status)  # fmt: skip
 
@@ -208,9 +209,9 @@ class ProxyService(MultiService):
         :raises SystemExit: the port cannot be opened; the text says why.
         """
         super().startService()
-        site = self._app.site(self._reactor, self._settings.max_body_bytes)
+        listener = self._app.listener(self._settings.http_stack, self._reactor, self._settings.max_body_bytes)
         endpoint = self._settings.endpoint
-        listening = serverFromString(self._reactor, endpoint).listen(site)
+        listening = serverFromString(self._reactor, endpoint).listen(listener)
         failures: list[Failure] = []
         listening.addCallbacks(self._listening, failures.append)
         if failures:

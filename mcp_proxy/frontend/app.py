@@ -1,13 +1,17 @@
-"""Routes to handlers, and nothing else; whatever is raised on the way becomes a JSON answer."""
+"""Routes to handlers, and nothing else; whatever is raised on the way becomes a JSON answer.
+
+Klein knows all routes. Plain requests for the MCP routes are found without it (:meth:`App.find`); they mean the same.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import re
+from functools import partial
+from typing import Any, cast
 
 from klein import Klein
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IProtocolFactory, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
@@ -17,6 +21,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from mcp_proxy.frontend.discovery import Discovery
 from mcp_proxy.frontend.guard import Guard
 from mcp_proxy.frontend.http_sse import HTTPSSEFront
+from mcp_proxy.frontend.lean import Handler, LeanFactory
 from mcp_proxy.frontend.status import StatusPages
 from mcp_proxy.frontend.stream import ClientRequest
 from mcp_proxy.frontend.streamable import SESSION_HEADER, StreamableFront
@@ -25,11 +30,16 @@ from mcp_proxy.wire.errors import MethodRefused, NoSuchPath, ProxyError
 
 log = Logger()
 
-Handler = Callable[[ClientRequest], None]
+_MESSAGES = "/mcp/messages/"
+#: What needs no decoding, which is Klein's business.
+_PLAIN = re.compile("[A-Za-z0-9_-]+")
 
 
 class App:
-    """The site's resource is ``App(...).klein.resource()``."""
+    """The site's resource is ``App(...).klein.resource()``.
+
+    :param tells_requests: whether each request is logged; the log's level drops it otherwise, but not for nothing.
+    """
 
     klein = Klein()
 
@@ -42,6 +52,8 @@ class App:
         discovery: Discovery,
         clock: IReactorTime,
         stall_timeout: float,
+        *,
+        tells_requests: bool = True,
     ) -> None:
         self._guard = guard
         self._sse = sse
@@ -50,6 +62,24 @@ class App:
         self._discovery = discovery
         self._clock = clock
         self._stall_timeout = stall_timeout
+        self._tells_requests = tells_requests
+        self._plain: dict[tuple[str, str], Handler] = {
+            ("GET", "/mcp"): streamable.listen,
+            ("POST", "/mcp"): streamable.post,
+            ("DELETE", "/mcp"): streamable.delete,
+            ("GET", "/mcp/sse"): self._open_stream,
+            ("POST", "/mcp/sse"): streamable.post,
+            ("DELETE", "/mcp/sse"): streamable.delete,
+        }
+
+    def find(self, method: str, path: str) -> Handler | None:
+        """The handler of a plain request for an MCP route; None for any other, which is Klein's."""
+        handler = self._plain.get((method, path))
+        if handler is None and method == "POST" and path.startswith(_MESSAGES):
+            token = path[len(_MESSAGES) :]
+            if _PLAIN.fullmatch(token):
+                return partial(self._take_message, token)
+        return handler
 
     def answer(self, taken: ClientRequest, handler: Handler) -> None:
         """Answer a request, now or later."""
@@ -88,17 +118,12 @@ class App:
     @klein.route("/mcp/sse", methods=["GET"])
     def stream(self, request: IRequest) -> Deferred[None]:
         """The stream of an HTTP+SSE client, or of a Streamable HTTP client that was given this URL."""
-
-        def handle(taken: ClientRequest) -> None:
-            front = self._streamable.listen if taken.header(SESSION_HEADER) else self._sse.open_stream
-            front(taken)
-
-        return self._serve(request, handle)
+        return self._serve(request, self._open_stream)
 
     @klein.route("/mcp/messages/<path:token>", methods=["POST"])
     def message(self, request: IRequest, token: str) -> Deferred[None]:
         """A message of an HTTP+SSE client."""
-        return self._serve(request, lambda taken: self._sse.post(taken, token))
+        return self._serve(request, partial(self._take_message, token))
 
     @klein.route("/.well-known/<path:page>", methods=["GET"])
     def well_known(self, request: IRequest, page: str) -> Deferred[None]:
@@ -134,10 +159,26 @@ class App:
         refused = MethodRefused(f"{_shown(taken.method)} is not allowed here; use {allowed}.")
         return taken.web_stream.refuse(refused, ((b"allow", allowed.encode()),))
 
-    def site(self, reactor: Any, max_body_bytes: int) -> Site:
-        """What a port can serve."""
+    def _open_stream(self, taken: ClientRequest) -> None:
+        front = self._streamable.listen if taken.header(SESSION_HEADER) else self._sse.open_stream
+        front(taken)
+
+    def _take_message(self, token: str, taken: ClientRequest) -> None:
+        self._sse.post(taken, token)
+
+    # -- what a port serves ------------------------------------------------------------------------------------
+
+    def listener(self, stack: str, reactor: Any, max_body_bytes: int) -> IProtocolFactory:
+        """What a port can serve: HTTP by the lean path, or all of it by Klein and twisted.web."""
         requests = type("_Request", (LimitedRequest,), {"max_body_bytes": max_body_bytes})
-        return _Site(self.klein.resource(), requestFactory=requests, reactor=reactor, parsePOSTFormSubmission=False)
+        site = _Site(self, requestFactory=requests, reactor=reactor, parsePOSTFormSubmission=False)
+        listener = site if stack == "klein" else LeanFactory(self, site, reactor, max_body_bytes, self._stall_timeout)
+        return cast(IProtocolFactory, listener)
+
+    def told(self, method: str, path: str, status: int) -> None:
+        """A request has been answered; the log is told no session that is in its path."""
+        if self._tells_requests:
+            log.debug("{method} {path} {status}", method=_shown(method), path=_route_of(path), status=status)
 
 
 class _Site(Site):
@@ -146,15 +187,19 @@ class _Site(Site):
     noisy = False
     displayTracebacks = False
 
+    def __init__(self, app: App, **options: Any) -> None:
+        super().__init__(app.klein.resource(), **options)
+        self._app = app
+
     def log(self, request: Any) -> None:
-        path = _route_of(request.path.decode("ascii", "replace"))
-        method = _shown(request.method.decode("ascii", "replace"))
-        log.debug("{method} {path} {status}", method=method, path=path, status=request.code)
+        """A request has been answered."""
+        method, path = request.method.decode("ascii", "replace"), request.path.decode("ascii", "replace")
+        self._app.told(method, path, request.code)
 
 
 def _route_of(path: str) -> str:
     """A path without the session in it."""
-    return path[: path.rfind("/") + 1] + "..." if path.startswith("/mcp/messages/") else path
+    return path[: path.rfind("/") + 1] + "..." if path.startswith(_MESSAGES) else path
 
 
 def _shown(method: Any) -> str:

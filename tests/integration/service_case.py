@@ -10,6 +10,7 @@ from twisted.trial.unittest import TestCase
 
 from mcp_proxy.config import Settings
 from mcp_proxy.service import ProxyService, make_service
+from tests.support.memory import STACK
 from tests.support.scripted import ScriptedBackend
 from tests.support.waiting import until
 from tests.support.wire import Client
@@ -21,6 +22,7 @@ BOB = (b"x-api-key", b"bob-key")
 QUICK: dict[str, Any] = {
     "proxy_port": 0,
     "backend_transport": "sse",
+    "http_stack": STACK,
     "reconnect_delay": 0.05,
     "max_reconnect_attempts": 100,
     "connect_timeout": 1.0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -10,10 +11,10 @@ from typing import Any
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionAborted, ConnectionDone
+from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
-from twisted.web.server import Site
 
 from mcp_proxy.backend.failures import RequestFailed
 from mcp_proxy.backend.health import Health
@@ -24,7 +25,6 @@ from mcp_proxy.frontend.http_sse import HTTPSSEFront
 from mcp_proxy.frontend.modern import ModernFront
 from mcp_proxy.frontend.status import StatusPages
 from mcp_proxy.frontend.streamable import StreamableFront
-from mcp_proxy.frontend.web import LimitedRequest
 from mcp_proxy.session.era import Era
 from mcp_proxy.session.exchanges import Exchange
 from mcp_proxy.session.interfaces import HTTPAnswer, ILinkOwner, ISeeker, Loss, Outgoing, Refusal
@@ -41,6 +41,8 @@ from tests.support.messages import Json, encoded
 Answerer = Callable[[Json], "Json | None"]
 #: How a server of the older revisions answers a request of the revision without sessions.
 NOT_INITIALIZED: Json = {**messages.error(None, -32000, "Bad Request: Server not initialized")}
+#: By which way HTTP is read in these tests.
+STACK = os.environ.get("HTTP_STACK") or "lean"
 JSON_HEAD: HeaderList = ((b"content-type", b"application/json"),)
 
 
@@ -282,9 +284,10 @@ class MemoryTransport(StringTransport):
 class Connection:
     """One connection of a client's, and what it got."""
 
-    def __init__(self, site: Site, port: int) -> None:
+    def __init__(self, listener: IProtocolFactory, port: int, clock: Clock) -> None:
+        self._clock = clock
         self._transport = MemoryTransport(port)
-        protocol: Any = site.buildProtocol(IPv4Address("TCP", "127.0.0.1", 40000))
+        protocol: Any = listener.buildProtocol(IPv4Address("TCP", "127.0.0.1", 40000))
         self._transport.protocol = protocol
         self._is_head = False
         protocol.makeConnection(self._transport)
@@ -295,7 +298,8 @@ class Connection:
         self._transport.protocol.dataReceived(data)
 
     def hang_up(self) -> None:
-        """The client goes."""
+        """The client goes, after it has got what was sent before."""
+        self._clock.advance(0)
         self._transport.lose(ConnectionDone())
 
     @property
@@ -306,13 +310,16 @@ class Connection:
     @property
     def kept_bytes(self) -> int:
         """How many bytes of the body of the request that is being read are kept."""
+        if STACK == "lean":
+            kept: int = self._transport.protocol._reader.kept
+            return kept
         (request,) = self._transport.protocol._channel.requests
-        kept: bytes = request.content.getvalue()
-        return len(kept)
+        return len(request.content.getvalue())
 
     @property
     def raw(self) -> bytes:
-        """All that came."""
+        """All that came; what was written in this turn of the reactor is sent at its end."""
+        self._clock.advance(0)
         data: bytes = self._transport.value()
         return data
 
@@ -375,6 +382,7 @@ class House:
         stall_timeout: float = 30.0,
         idle_timeout: float = 1800.0,
         port: int = 8001,
+        stack: str = "",
     ) -> None:
         self.clock = Clock()
         self.clock.advance(1_700_000_000)
@@ -410,18 +418,13 @@ class House:
         self.status = StatusPages(self.registry, self.health, self.clock, "http://***@backend:3000")
         discovery = Discovery(self.backend_port.fetch)
         self.app = App(guard or Guard(), self.front, self.streamable, self.status, discovery, self.clock, stall_timeout)
-        requests = type("_Request", (LimitedRequest,), {"max_body_bytes": max_body_bytes})
-        clock: Any = self.clock
-        self.site = Site(
-            self.app.klein.resource(), requestFactory=requests, reactor=clock, parsePOSTFormSubmission=False
-        )
-        self.site.displayTracebacks = False
+        self.listener = self.app.listener(stack or STACK, self.clock, max_body_bytes)
         self._port = port
         self.connections: list[Connection] = []
 
     def connect(self) -> Connection:
         """A client connects."""
-        connection = Connection(self.site, self._port)
+        connection = Connection(self.listener, self._port, self.clock)
         self.connections.append(connection)
         return connection
 
@@ -459,6 +462,7 @@ class House:
         for session in self.registry:
             session.close()
         self.pool.stop()
+        self.clock.advance(0)
 
 
 def _decoded(raw: bytes) -> Json:

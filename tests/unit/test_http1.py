@@ -90,6 +90,7 @@ MALFORMED = (
     CHUNKED + b"1\r\nxy\r\n0\r\n\r\n",
     CHUNKED + b"1\r\nx\n0\r\n\r\n",
     CHUNKED + b"1\r\nx\r0\r\n\r\n",
+    CHUNKED + b"1\r\nxyz0\r\n\r\n",
     CHUNKED + b"2\r\nx\r\n0\r\n\r\n",
     CHUNKED + b"fffffffffffff\r\n",
     CHUNKED + b"1;" + b"a" * 1100,
@@ -205,6 +206,7 @@ class Refused(SynchronousTestCase):
         """What can be read in two ways is refused, wherever it is cut, and nothing that follows it is read."""
         smuggled = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
         for text in MALFORMED:
+            self.assertIsNotNone(read(text).refused, text)
             data = text + smuggled
             for pieces in ([data], [data[at : at + 1] for at in range(len(data))]):
                 reading = read(*pieces)

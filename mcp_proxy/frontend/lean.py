@@ -1,0 +1,437 @@
+"""HTTP/1.1 for the MCP routes without twisted.web: few steps from the bytes of a request to its front, and back.
+
+A connection reads one request after the other (``wire/http1.py``). A plain request for an MCP route goes to its
+handler; any other one, odd or not, is answered by the site that Klein has made (``channel.py``), so what they mean is
+said in one place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from email.utils import formatdate
+from typing import Any, Protocol
+
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IProtocol,
+    IProtocolFactory,
+    IPushProducer,
+    IReactorTime,
+    ITCPTransport,
+)
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from mcp_proxy.frontend import stream
+from mcp_proxy.frontend.channel import SiteChannel
+from mcp_proxy.frontend.direct import sender
+from mcp_proxy.frontend.stream import STREAM_HEADERS, ClientRequest, ClientStream, told
+from mcp_proxy.wire import http1
+from mcp_proxy.wire.errors import ProxyError
+from mcp_proxy.wire.headers import Headers
+from mcp_proxy.wire.http1 import Request, RequestReader
+
+log = Logger()
+
+#: Seconds for a head to come, for a pause within a body, and between two requests; and for a whole body.
+TIMEOUT = 60.0
+BODY_TIMEOUT = 600.0
+#: How often, in seconds, connections are looked through for those whose time is up.
+SWEEP_INTERVAL = 5.0
+#: So many bytes of requests that come before their turn are kept; then the client is read no further.
+MAX_AHEAD = 16 * 1024
+#: So many bytes are gathered within one turn of the reactor.
+MAX_GATHERED = 64 * 1024
+
+Handler = Callable[[ClientRequest], None]
+
+
+class IRoutes(Protocol):
+    """Where requests go."""
+
+    def find(self, method: str, path: str) -> Handler | None:
+        """The handler of a plain request for an MCP route; None for any other request."""
+
+    def answer(self, taken: ClientRequest, handler: Handler) -> None:
+        """Answer a request, now or later."""
+
+    def told(self, method: str, path: str, status: int) -> None:
+        """A request has been answered."""
+
+
+@implementer(IProtocolFactory)
+class LeanFactory:
+    """Makes a connection for each client, and keeps time for all of them.
+
+    :param site: answers what is no plain request for an MCP route.
+    """
+
+    def __init__(
+        self, routes: IRoutes, site: Any, clock: IReactorTime, max_body_bytes: int, stall_timeout: float
+    ) -> None:
+        self.routes = routes
+        self.site = site
+        self.clock = clock
+        self.max_body_bytes = max_body_bytes
+        self.stall_timeout = stall_timeout
+        self.connections: set[Connection] = set()
+        self._unsent: list[Connection] = []
+        self._sweep: IDelayedCall | None = None
+        self._date = (0, b"")
+
+    def doStart(self) -> None:
+        """The port is open."""
+
+    def doStop(self) -> None:
+        """The port is closed."""
+
+    def buildProtocol(self, addr: IAddress | None) -> Connection:
+        """A client has connected."""
+        return Connection(self)
+
+    def joined(self, connection: Connection) -> None:
+        """A connection is open."""
+        self.connections.add(connection)
+        if self._sweep is None:
+            self._sweep = self.clock.callLater(SWEEP_INTERVAL, self._look_through)
+
+    def left(self, connection: Connection) -> None:
+        """A connection is over."""
+        self.connections.discard(connection)
+        if not self.connections and self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
+
+    def send_soon(self, connection: Connection) -> None:
+        """Send what a connection has gathered when this turn of the reactor is over."""
+        if not self._unsent:
+            self.clock.callLater(0, self._send_all)
+        self._unsent.append(connection)
+
+    def end_of_head(self) -> bytes:
+        """The Date header."""
+        now = int(self.clock.seconds())
+        if self._date[0] != now:
+            self._date = (now, b"Date: %b\r\n" % formatdate(now, usegmt=True).encode())
+        return self._date[1]
+
+    def _send_all(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        for connection in unsent:
+            connection.flush()
+
+    def _look_through(self) -> None:
+        self._sweep = self.clock.callLater(SWEEP_INTERVAL, self._look_through)
+        now = self.clock.seconds()
+        for connection in list(self.connections):
+            connection.check_time(now)
+
+
+@implementer(IProtocol, IPushProducer)
+class Connection:
+    """One connection of a client's."""
+
+    __slots__ = (
+        "_began",
+        "_current",
+        "_gathered",
+        "_is_closing",
+        "_is_due",
+        "_is_full",
+        "_is_held",
+        "_is_reading",
+        "_out",
+        "_reader",
+        "_send",
+        "_since",
+        "factory",
+        "transport",
+    )
+
+    transport: Any
+
+    def __init__(self, factory: LeanFactory) -> None:
+        self.factory = factory
+        self._reader = RequestReader(factory.max_body_bytes, stream.MAX_SWALLOWED)
+        self._current: LeanStream | SiteChannel | None = None
+        self._out: list[bytes] = []
+        self._gathered = 0
+        self._is_due = False  # what is gathered will be sent without being asked for
+        self._is_reading = False
+        self._is_closing = False
+        self._is_full = False  # the client does not take what it is sent
+        self._is_held = False  # the client is not read
+        self._began = self._since = factory.clock.seconds()
+
+    # -- the client's side -------------------------------------------------------------------------------------
+
+    def makeConnection(self, transport: Any) -> None:
+        """The client is there."""
+        self.transport = transport
+        if ITCPTransport.providedBy(transport):
+            transport.setTcpNoDelay(True)
+        transport.registerProducer(self, True)
+        self._send = sender(transport)
+        self.factory.joined(self)
+
+    def connectionMade(self) -> None:
+        """See :meth:`makeConnection`."""
+
+    def dataReceived(self, data: bytes) -> None:
+        """The client sends."""
+        if self._is_closing:
+            return
+        reader = self._reader
+        if reader.is_in_body:
+            self._since = self.factory.clock.seconds()
+        elif not reader.buffered:
+            self._began = self._since = self.factory.clock.seconds()
+        reader.feed(data)
+        if self._current is None and not self._is_reading:
+            self._advance()
+        self._regulate()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The client has gone, or we have hung up."""
+        self._is_closing = True
+        self._out.clear()
+        self.factory.left(self)
+        current, self._current = self._current, None
+        if current is not None:
+            current.gone(reason)
+
+    def pauseProducing(self) -> None:
+        """The client does not take what it is sent, so no more requests of its are answered."""
+        self._is_full = True
+        self._since = self.factory.clock.seconds()
+        if self._current is not None:
+            self._current.pause()
+        self._regulate()
+
+    def resumeProducing(self) -> None:
+        """It does again."""
+        self._is_full = False
+        self._since = self.factory.clock.seconds()
+        if self._current is not None:
+            self._current.resume()
+        elif not self._is_reading:
+            self._advance()
+        self._regulate()
+
+    def stopProducing(self) -> None:
+        """See :meth:`connectionLost`."""
+
+    def check_time(self, now: float) -> None:
+        """Hang up if the client takes too long."""
+        if self._is_closing or self._is_full:
+            if self._current is None and now - self._since > self.factory.stall_timeout:
+                self.abort()
+        elif self._current is None and (now - self._since > TIMEOUT or now - self._began > BODY_TIMEOUT):
+            self._close()
+
+    # -- our side ----------------------------------------------------------------------------------------------
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the client does not take what it is sent."""
+        return self._is_full
+
+    def gather(self, data: bytes) -> None:
+        """Send bytes together with what else there is in this turn."""
+        if self._is_closing:
+            return
+        self._out.append(data)
+        self._gathered += len(data)
+        if self._gathered > MAX_GATHERED:
+            self.flush()
+        elif not self._is_due and not self._is_reading:
+            self._is_due = True
+            self.factory.send_soon(self)
+
+    def send(self, data: bytes) -> None:
+        """Send the end of an answer, and what was gathered before."""
+        if self._is_closing:
+            return
+        self._out.append(data)
+        self._gathered += len(data)
+        if not self._is_reading or self._gathered > MAX_GATHERED:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send now."""
+        self._is_due = False
+        if self._out:
+            data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
+            self._out.clear()
+            self._gathered = 0
+            self._send(data)
+
+    def answered(self, *, is_persistent: bool) -> None:
+        """The answer to the current request is complete."""
+        self._current = None
+        if self._is_closing:
+            return
+        self._began = self._since = self.factory.clock.seconds()
+        if not is_persistent:
+            self._close()
+        elif not self._is_reading:
+            if self._reader.buffered:
+                self._advance()
+            self._regulate()
+
+    def abort(self) -> None:
+        """Drop the connection."""
+        self._is_closing = True
+        self._out.clear()
+        self.transport.abortConnection()
+
+    def _close(self) -> None:
+        self.flush()
+        if not self._is_closing:
+            self._is_closing = True
+            self.transport.unregisterProducer()
+            self.transport.loseConnection()
+
+    def _advance(self) -> None:
+        """Answer the requests that have come; what that sends goes out as one."""
+        reader = self._reader
+        self._is_reading = True
+        try:
+            while self._current is None and not self._is_closing and not self._is_full:
+                request = reader.next() if reader.buffered else None
+                if request is None:
+                    if reader.take_continue():
+                        self.send(http1.CONTINUE)
+                    break
+                self._serve(request)
+        except ProxyError as error:
+            self._refuse(error)
+        finally:
+            self._is_reading = False
+            self.flush()
+
+    def _serve(self, request: Request) -> None:
+        routes = self.factory.routes
+        handler = routes.find(request.method, request.target.partition("?")[0])
+        if handler is None:
+            channel = SiteChannel(self, request, self.factory.site)
+            self._current = channel
+            channel.serve()
+            return
+        answer = LeanStream(self, request)
+        self._current = answer
+        routes.answer(LeanRequest(self, request, answer), handler)
+
+    def _refuse(self, error: ProxyError) -> None:
+        """Answer what is no request."""
+        status, body, headers = told(error)
+        head = http1.head(status, headers, is_1_1=True, is_persistent=False)
+        self.send(b"%b%bContent-Length: %d\r\n\r\n%b" % (head, self.factory.end_of_head(), len(body), body))
+        log.debug("refused what is no request: {reason}", reason=error.message)
+        self._close()
+
+    def _regulate(self) -> None:
+        """Read on, or not."""
+        is_busy = self._current is not None
+        is_held = not self._is_closing and (
+            (is_busy and self._reader.buffered > MAX_AHEAD) or (self._is_full and not is_busy)
+        )
+        if is_held != self._is_held and not self._is_closing:
+            self._is_held = is_held
+            if is_held:
+                self.transport.pauseProducing()
+            else:
+                self.transport.resumeProducing()
+
+
+class LeanRequest(ClientRequest):
+    """A request on a lean connection."""
+
+    __slots__ = ("_connection", "_request")
+
+    def __init__(self, connection: Connection, request: Request, answer: LeanStream) -> None:
+        path = request.target.partition("?")[0]
+        super().__init__(request.method, path, request.headers, answer, connection.factory.max_body_bytes)
+        self._connection = connection
+        self._request = request
+
+    @property
+    def local_port(self) -> int:
+        """The port that the client has reached."""
+        return int(getattr(self._connection.transport.getHost(), "port", 0))
+
+    def _body(self) -> bytes | None:
+        body, self._request.body = self._request.body, b""
+        return body
+
+
+class LeanStream(ClientStream):
+    """The answer to a request on a lean connection."""
+
+    def __init__(self, connection: Connection, request: Request) -> None:
+        super().__init__(connection.factory.clock, connection.factory.stall_timeout)
+        self._connection = connection
+        self._request = request
+
+    def respond(self, status: int, body: bytes, headers: Headers = ()) -> None:
+        """Answer at once."""
+        if self.closed or self.started:
+            return
+        length = b"Content-Length: %d\r\n\r\n" % len(body)
+        if not http1.has_body(status):
+            length, body = b"\r\n", b""
+        self._connection.send(b"%b%b%b" % (self._head(status, headers), length, body))
+        self._finish(status)
+
+    def start(self, headers: Headers = ()) -> None:
+        """Begin an event stream."""
+        if self.closed or self.started:
+            return
+        self.started = True
+        end = b"Transfer-Encoding: chunked\r\n\r\n" if self._request.is_1_1 else b"\r\n"
+        self._connection.gather(self._head(200, STREAM_HEADERS + headers) + end)
+        if self._connection.is_full:
+            self.pauseProducing()
+
+    def write(self, data: bytes) -> None:
+        """Send bytes of the event stream."""
+        if self.started and not self.closed and data:
+            self._connection.gather(b"%x\r\n%b\r\n" % (len(data), data) if self._request.is_1_1 else data)
+
+    def close(self) -> None:
+        """End the event stream."""
+        if self.started and not self.closed:
+            self._connection.send(http1.LAST_CHUNK if self._request.is_1_1 else b"")
+            self._finish(200)
+
+    def abort(self) -> None:
+        """Drop the connection."""
+        if not self.closed:
+            self._connection.abort()
+
+    def pause(self) -> None:
+        """The client does not take what it is sent."""
+        if self.started:
+            self.pauseProducing()
+
+    def resume(self) -> None:
+        """It does again."""
+        if self.paused:
+            self.resumeProducing()
+
+    def gone(self, reason: Failure) -> None:
+        """The client has gone."""
+        self._over()
+
+    def _head(self, status: int, headers: Headers) -> bytes:
+        request = self._request
+        head = http1.head(status, headers, is_1_1=request.is_1_1, is_persistent=request.is_persistent)
+        return head + self._connection.factory.end_of_head()
+
+    def _finish(self, status: int) -> None:
+        request, connection = self._request, self._connection
+        connection.factory.routes.told(request.method, request.target.partition("?")[0], status)
+        self._over()
+        connection.answered(is_persistent=request.is_persistent)

@@ -1,0 +1,151 @@
+"""Sending past the reactor: the private names that it needs are there, it keeps the order, and it can do without."""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest import mock
+
+from twisted.internet import reactor as _reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import ClientFactory, Factory, Protocol
+from twisted.trial.unittest import TestCase
+
+from mcp_proxy.frontend import direct
+from tests.support.waiting import until
+
+reactor: Any = _reactor
+
+
+class Taker(Protocol):
+    """A client that counts what it gets, and can stop reading."""
+
+    def __init__(self) -> None:
+        self.got = bytearray()
+        self.connected_now: Deferred[None] = Deferred()
+        self.lost = False
+
+    def connectionMade(self) -> None:
+        """There."""
+        self.connected_now.callback(None)
+
+    def dataReceived(self, data: bytes) -> None:
+        """More."""
+        self.got += data
+
+    def connectionLost(self, reason: Any = None) -> None:
+        """Gone."""
+        self.lost = True
+
+
+class Server(Protocol):
+    """The side that sends."""
+
+    made: list[Server]
+    lost = False
+
+    def connectionMade(self) -> None:
+        """There."""
+        self.made.append(self)
+
+    def connectionLost(self, reason: Any = None) -> None:
+        """Gone."""
+        self.lost = True
+
+
+class Direct(TestCase):
+    timeout = 20
+
+    async def setUp(self) -> None:  # type: ignore[override]  # trial awaits it
+        """A connection over a real socket."""
+        made: list[Server] = []
+        server = type("_Server", (Server,), {"made": made})
+        self.port = reactor.listenTCP(0, Factory.forProtocol(server), interface="127.0.0.1")
+        self.taker = Taker()
+        self.connector = reactor.connectTCP("127.0.0.1", self.port.getHost().port, factory_for(self.taker))
+        await self.taker.connected_now
+        await self.until(lambda: made)
+        self.server = made[0]
+        self.transport: Any = self.server.transport
+
+    async def tearDown(self) -> None:  # type: ignore[override]  # trial awaits it
+        """Nothing stays open."""
+        self.transport.abortConnection()
+        self.connector.disconnect()
+        await self.until(lambda: self.server.lost and self.taker.lost)
+        await self.port.stopListening()
+
+    async def until(self, condition: Any) -> None:
+        """Wait."""
+        await until(reactor, condition, "", 10.0)
+
+    async def test_names(self) -> None:
+        """This Twisted has the private names; if one is missing, the fast way is off, and that is to be known."""
+        self.assertEqual([name for name in direct.PRIVATE if not hasattr(self.transport, name)], [])
+        self.assertNotEqual(direct.sender(self.transport), self.transport.write)
+
+    async def test_at_once(self) -> None:
+        """With nothing queued the bytes are with the kernel at once, and the reactor is asked for nothing."""
+        direct.sender(self.transport)(b"now")
+        self.assertNotIn(self.transport, reactor.getWriters())
+        self.assertEqual(self.transport._tempDataBuffer, [])
+        await self.until(lambda: self.taker.got == b"now")
+
+    async def test_order(self) -> None:
+        """When the client does not take it all, the rest waits in its order, behind what was there before."""
+        send = direct.sender(self.transport)
+        self.taker.transport.pauseProducing()  # type: ignore[union-attr]
+        pieces = [bytes([number]) * 300_000 for number in range(40)]
+        for number, piece in enumerate(pieces):
+            (send if number % 3 else self.transport.write)(piece)
+        self.assertIn(self.transport, reactor.getWriters())
+        self.taker.transport.resumeProducing()  # type: ignore[union-attr]
+        await self.until(lambda: len(self.taker.got) == 40 * 300_000)
+        self.assertEqual(bytes(self.taker.got), b"".join(pieces))
+
+    async def test_pressure(self) -> None:
+        """The producer is paused when the client does not read, and resumed when it does."""
+        producer = mock.Mock(spec=("pauseProducing", "resumeProducing", "stopProducing"))
+        self.transport.registerProducer(producer, True)
+        self.taker.transport.pauseProducing()  # type: ignore[union-attr]
+        send, sent = direct.sender(self.transport), 0
+        while not producer.pauseProducing.called:
+            send(b"x" * 100_000)
+            sent += 100_000
+        self.taker.transport.resumeProducing()  # type: ignore[union-attr]
+        await self.until(lambda: producer.resumeProducing.called and len(self.taker.got) == sent)
+        self.transport.unregisterProducer()
+
+    async def test_gone(self) -> None:
+        """Sending to a client that has gone is no failure, whoever has hung up."""
+        send = direct.sender(self.transport)
+        self.connector.disconnect()
+        for _ in range(50):
+            send(b"x" * 100_000)
+        await self.until(lambda: self.server.lost)
+        send(b"late")
+
+    async def test_closing(self) -> None:
+        """What was sent before the connection is closed arrives."""
+        send = direct.sender(self.transport)
+        send(b"la")
+        send(b"st")
+        self.transport.loseConnection()
+        await self.until(lambda: self.taker.lost)
+        self.assertEqual(bytes(self.taker.got), b"last")
+
+    async def test_public_way(self) -> None:
+        """If a name is missing, or there is another layer in between, it is the transport's own method that writes."""
+        with mock.patch.object(direct, "PRIVATE", (*direct.PRIVATE, "_not_there")):
+            self.assertEqual(direct.sender(self.transport), self.transport.write)
+        with mock.patch.object(self.transport, "TLS", True):
+            self.assertEqual(direct.sender(self.transport), self.transport.write)
+        direct.sender(self.transport)(b"both ")
+        self.transport.write(b"work")
+        await self.until(lambda: self.taker.got == b"both work")
+
+
+def factory_for(protocol: Protocol) -> Any:
+    """A client's factory that has only this protocol."""
+    factory: Any = ClientFactory()
+    factory.buildProtocol = lambda address: protocol
+    return factory
