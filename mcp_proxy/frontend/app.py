@@ -171,7 +171,7 @@ class App:
     def listener(self, stack: str, reactor: Any, max_body_bytes: int) -> IProtocolFactory:
         """What a port can serve: HTTP by the lean path, or all of it by Klein and twisted.web."""
         requests = type("_Request", (LimitedRequest,), {"max_body_bytes": max_body_bytes})
-        site = _Site(self, requestFactory=requests, reactor=reactor, parsePOSTFormSubmission=False)
+        site = _Site(self, requestFactory=requests, reactor=reactor)
         listener = site if stack == "klein" else LeanFactory(self, site, reactor, max_body_bytes, self._stall_timeout)
         return cast(IProtocolFactory, listener)
 

@@ -22,10 +22,18 @@ class LimitedRequest(Request):
     #: What an answer does not say of itself is not said.
     defaultContentType = None
     too_large = False
+    _kept: Any = None
     _seen = 0
 
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        """The request is complete. Its body is put aside for a moment, or twisted.web looks for a form in it."""
+        self._kept, self.content = self.content, BytesIO()
+        super().requestReceived(command, path, version)
+
     def process(self) -> None:
-        """The request is complete. An odd path is nowhere; Klein would mend it, or answer with HTML."""
+        """Answer it. An odd path is nowhere; Klein would mend it, or answer with HTML."""
+        self.content = self._kept
+        self.content.seek(0)
         try:
             unquote_to_bytes(self.path).decode()
         except UnicodeDecodeError:

@@ -349,11 +349,26 @@ class Ends(LeanCase):
         connection.stop_reading()
         self.house.clock.advance(31)
         self.assertTrue(connection.closed)
+        before = self.house.registry.connected
+        again = self.house.ask("GET", "/mcp/%73se", ((b"accept", b"text/event-stream"), ALICE))
+        self.assertEqual(self.house.registry.connected, before + 1)
+        again.hang_up()
+        self.assertEqual(self.house.registry.connected, before)
+
+    def test_odd_session(self) -> None:
+        """The path of a session may be written with percent signs; it is the same session."""
+        path = f"{self.stream.path[:-1]}%{ord(self.stream.path[-1]):02x}"
+        self.assertEqual(self.house.post(path, messages.call(1), ALICE).status, 202)
+        self.assertIn("result", self.stream.message(1))
+
+    def test_closed_after_klein(self) -> None:
+        """Klein's answers, too, say that the connection is closed, if the client wants it."""
+        connection = self.house.ask("GET", "/health", ((b"connection", b"close"),))
+        self.assertEqual((connection.answer.header(b"connection"), connection.closed), (b"close", True))
 
     def test_paused_before(self) -> None:
         """A stream that begins while the client does not read is paused from its beginning."""
-        connection = self.house.connect()
-        protocol = connection._transport.protocol
+        protocol: Any = None
         started: list[stream.ClientStream] = []
 
         def handler(request: stream.ClientRequest) -> None:
@@ -362,9 +377,13 @@ class Ends(LeanCase):
             started.append(request.stream)
 
         self.patch(self.house.app, "_plain", {("GET", "/mcp"): handler})
-        connection.send(ask("GET", "/mcp"))
-        self.assertTrue(started[0].paused)
-        connection.hang_up()
+        self.patch(self.house.streamable, "listen", handler)
+        for path in ("/mcp", "/%6dcp"):
+            connection = self.house.connect()
+            protocol = connection._transport.protocol
+            connection.send(ask("GET", path))
+            self.assertTrue(started.pop().paused, path)
+            connection.hang_up()
 
     def test_large_for_klein(self) -> None:
         """A body that is too large is too large for Klein's routes as well, and nothing of it is kept."""
