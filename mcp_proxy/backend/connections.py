@@ -133,21 +133,22 @@ class _Errand:
 
     def _send(self, connection: Connection, *, is_last: bool) -> None:
         self._connection = connection
-        answered: Deferred[Incoming] = Deferred()
-        answered.addCallbacks(self._answered, self._failed if is_last else self._perhaps_again)
-        connection.ask(Asked(self._data, self._has_body, self._sending, answered))
+        failed = self._broken if is_last else self._perhaps_again
+        connection.ask(Asked(self._data, self._has_body, self._sending, self._answered, failed))
 
     def _answered(self, answer: Incoming) -> None:
         self._connection = None
         self._done.callback(answer)
 
-    def _perhaps_again(self, failure: Failure) -> None:
-        error = failure.value
-        if isinstance(error, RequestFailed) and not error.sent:
+    def _perhaps_again(self, error: RequestFailed) -> None:
+        if error.sent:
+            self._broken(error)
+        else:
             self._connection = None
             self._connect()
-        else:
-            self._failed(failure)
+
+    def _broken(self, error: RequestFailed) -> None:
+        self._failed(Failure(error))
 
     def _failed(self, failure: Failure) -> None:
         self._connecting = self._connection = None

@@ -13,7 +13,6 @@ from typing import Any
 
 from attrs import frozen
 from httptools import HttpParserError, HttpResponseParser
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
@@ -43,12 +42,15 @@ class Asked:
     :ivar data: all of its bytes.
     :ivar has_body: whether it can do anything; what cannot is never said to have arrived.
     :ivar sending: called when they are about to be handed to the network.
+    :ivar answered: called with the answer, whose body is still to come.
+    :ivar failed: called if there is none; not after :meth:`Connection.abort`.
     """
 
     data: bytes
     has_body: bool
     sending: Callable[[], None]
-    answered: Deferred[Incoming]
+    answered: Callable[[Incoming], None]
+    failed: Callable[[RequestFailed], None]
 
 
 class Incoming:
@@ -129,6 +131,7 @@ class Connection(Protocol):
         self._is_reused = self._is_delimited = self._is_paused = self._is_spoiled = self._is_over = self._may_stay = (
             False
         )
+        self._is_answered = False
         self._is_unseen = True  # the request has provably not arrived
         self.idle_since = 0.0
 
@@ -154,6 +157,7 @@ class Connection(Protocol):
         self._answer = None
         self._headers = []
         self._head_size = 0
+        self._is_answered = False
         self._is_unseen = not asked.has_body
         if asked.has_body:
             asked.sending()
@@ -215,7 +219,8 @@ class Connection(Protocol):
         names = {name for name, _ in headers}
         self._is_delimited = b"content-length" in names or b"transfer-encoding" in names
         self._answer = Incoming(self, status, headers)
-        asked.answered.callback(self._answer)
+        self._is_answered = True
+        asked.answered(self._answer)
 
     def on_body(self, data: bytes) -> None:
         """The parser has read some of the body."""
@@ -275,5 +280,5 @@ class Connection(Protocol):
         answer, self._answer = self._answer, None
         if answer is not None:
             answer.ended(reason)
-        elif asked is not None and not asked.answered.called:
-            asked.answered.errback(RequestFailed(reason, sent=not self._is_unseen))
+        elif asked is not None and not self._is_answered:
+            asked.failed(RequestFailed(reason, sent=not self._is_unseen))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hmac
+
 from mcp_proxy.session.interfaces import HTTPAnswer
 from mcp_proxy.wire.headers import Headers, credential, end_to_end, is_renewal, standing
 
@@ -19,18 +21,23 @@ class Credentials:
     def __init__(self, owner: bytes, headers: Headers) -> None:
         self.owner = owner
         self.headers = standing(end_to_end(headers))
+        self._own = credential(headers)
         self.challenge: HTTPAnswer | None = None
         self._is_refused = False
-        self._renewal: tuple[bytes, Headers] | None = None
+        self._renewal: tuple[bytes, Headers, bytes] | None = None
 
     @property
     def for_link(self) -> Headers:
         """What the next link is opened with: a refused token is not worth another try if there is a new one."""
         return self._renewal[1] if self._is_refused and self._renewal is not None else self.headers
 
+    def is_own(self, headers: Headers) -> bool:
+        """Whether these headers show the credential that it belongs to."""
+        return hmac.compare_digest(credential(headers), self._own)
+
     def seen(self, headers: Headers) -> None:
         """A message came with these end-to-end headers: the newest of its owner's hold."""
-        if credential(headers) == credential(self.headers):
+        if credential(headers) == self._own:
             self.headers = standing(headers)
 
     def challenged(self, challenge: HTTPAnswer) -> None:
@@ -50,14 +57,17 @@ class Credentials:
     def renew(self, owner: bytes, headers: Headers) -> None:
         """A message has come with a new token; it counts as soon as the backend has accepted it."""
         if owner != self.owner:
-            self._renewal = (owner, standing(end_to_end(headers)))
+            self._renewal = (owner, standing(end_to_end(headers)), credential(headers))
 
     def accepted(self, headers: Headers) -> bool:
         """The backend has accepted something with these headers; tells whether that makes the new token count."""
-        if credential(headers) == credential(self.headers):
-            self._is_refused = False
-        if self._renewal is None or credential(headers) != credential(self._renewal[1]):
+        if not self._is_refused and self._renewal is None:
             return False
-        self.owner, self.headers = self._renewal
+        shown = credential(headers)
+        if shown == self._own:
+            self._is_refused = False
+        if self._renewal is None or shown != credential(self._renewal[1]):
+            return False
+        self.owner, self.headers, self._own = self._renewal
         self._renewal, self._is_refused = None, False
         return True

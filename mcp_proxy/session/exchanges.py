@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 
-from attrs import define, evolve, field
+from attrs import define, field
 
 from mcp_proxy.wire import revisions
 from mcp_proxy.wire.headers import Headers
@@ -83,7 +83,7 @@ class Exchange:
 
     def forget_text(self) -> None:
         """It will never be sent again: keep no more than its answer needs."""
-        self.message = evolve(self.message, raw=b"", body=b"")
+        self.message = self.message.without_text()
         self.headers = ()
 
     @property

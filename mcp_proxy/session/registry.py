@@ -84,7 +84,7 @@ class Registry:
         :raises UnknownSession: there is none, or it is another's.
         """
         session = self._sessions.get(token)
-        if session is None or not hmac.compare_digest(session.owner, self._digest(headers)):
+        if session is None or not session.credentials.is_own(headers):
             raise UnknownSession()
         return session
 
@@ -104,7 +104,13 @@ class Registry:
 
         :raises UnknownSession: there is none, or it is another's.
         """
-        return self.find_renewing(token, headers) or self.find(token, headers)
+        try:
+            return self.find(token, headers)
+        except UnknownSession:
+            session = self.find_renewing(token, headers)
+            if session is None:
+                raise
+            return session
 
     def forget(self, session: Session) -> None:
         """The session is over."""

@@ -30,7 +30,7 @@ class Reply:
     """The reply to one POST.
 
     :param number: tells it from the others of its session.
-    :param channel: where its messages go once it is a stream.
+    :param name: of its messages once it is a stream.
     :param stream: the client's, whose head is still to come.
     :param is_primed: whether a stream begins with an event without data, so that it can be resumed from its start.
     :param is_batch: whether the POST was an array; then its answer is one as well.
@@ -40,7 +40,7 @@ class Reply:
     def __init__(
         self,
         number: int,
-        channel: Channel,
+        name: bytes,
         stream: IReplyStream,
         *,
         is_primed: bool,
@@ -51,7 +51,8 @@ class Reply:
         self.is_started = self.is_done = False
         self.is_waiting = False  # for longer than one interval of keep-alives
         self.headers = headers
-        self._channel = channel
+        self._name = name
+        self._made: Channel | None = None
         self._held: IReplyStream | None = stream
         self._is_primed = is_primed
         self._is_batch = is_batch
@@ -59,19 +60,26 @@ class Reply:
         self._answers: list[bytes] = []
 
     @property
+    def _channel(self) -> Channel:
+        """Where its messages go; one that never becomes a stream needs none."""
+        if self._made is None:
+            self._made = Channel(self._name)
+        return self._made
+
+    @property
     def is_attached(self) -> bool:
         """Whether the client is there."""
-        return self._held is not None or self._channel.stream is not None
+        return self._held is not None or (self._made is not None and self._made.stream is not None)
 
     @property
     def is_paused(self) -> bool:
         """Whether the client does not read."""
-        return self._channel.stream is not None and self._channel.stream.paused
+        return self._made is not None and self._made.stream is not None and self._made.stream.paused
 
     @property
     def size(self) -> int:
         """How many bytes are kept for a client that comes back."""
-        return self._channel.size
+        return 0 if self._made is None else self._made.size
 
     def expect(self) -> None:
         """One more answer belongs to it."""
@@ -162,7 +170,8 @@ class Reply:
         """The client has left; that cancels nothing."""
         if stream is self._held:
             self._held = None
-        self._channel.detach(stream)
+        if self._made is not None:
+            self._made.detach(stream)
 
 
 class Verdict:
@@ -217,9 +226,9 @@ class StreamableOutlet:
         :param version: the revision of the session.
         """
         self._count += 1
-        channel = Channel(b"%b.%d" % (self._name, self._count))
+        name = b"%b.%d" % (self._name, self._count)
         is_primed = revisions.is_polling(version)
-        reply = Reply(self._count, channel, stream, is_primed=is_primed, is_batch=is_batch, headers=headers)
+        reply = Reply(self._count, name, stream, is_primed=is_primed, is_batch=is_batch, headers=headers)
         self._open[self._count] = reply
         return reply
 

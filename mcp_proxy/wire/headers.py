@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from base64 import urlsafe_b64decode
 from collections.abc import Iterable
+from enum import Enum
+from functools import lru_cache
 
 import msgspec
 
@@ -54,23 +56,41 @@ _DROPPED = _HOP_BY_HOP | _OF_THE_MESSAGE | _OF_OUR_SIDE
 _OF_ONE_REQUEST = frozenset((b"traceparent", b"tracestate", b"baggage", b"x-request-id", b"idempotency-key"))
 
 #: What a client proves with who it is.
-CREDENTIALS = (b"authorization", b"x-api-key")
+CREDENTIALS = frozenset((b"authorization", b"x-api-key"))
+
+
+class _Fate(Enum):
+    """What becomes of a header."""
+
+    CROSSES = 0
+    DROPPED = 1
+    CONNECTION = 2  # dropped, and may name more
+    VERSION = 3  # crosses if it is a revision without handshake
+
+
+@lru_cache(maxsize=1024)
+def _fate(name: bytes) -> _Fate:
+    name = name.lower()
+    if name == b"connection":
+        return _Fate.CONNECTION
+    if name == b"mcp-protocol-version":
+        return _Fate.VERSION
+    return _Fate.DROPPED if name in _DROPPED or name.startswith(b"sec-") else _Fate.CROSSES
 
 
 def end_to_end(headers: Iterable[Header]) -> Headers:
     """The headers that cross, in order; names compare without case, ``Connection`` may name more to drop."""
-    headers = tuple(headers)
-    named = {
-        token.strip().lower() for name, value in headers if name.lower() == b"connection" for token in value.split(b",")
-    }
-    return tuple(
-        (name, value)
-        for name, value in headers
-        if name.lower() not in _DROPPED
-        and name.lower() not in named
-        and not name.lower().startswith(b"sec-")
-        and not (name.lower() == b"mcp-protocol-version" and value.strip() in _AGREED_VERSIONS)
-    )
+    crossing: list[Header] = []
+    named: set[bytes] = set()
+    for header in headers:
+        fate = _fate(header[0])
+        if fate is _Fate.CROSSES or (fate is _Fate.VERSION and header[1].strip() not in _AGREED_VERSIONS):
+            crossing.append(header)
+        elif fate is _Fate.CONNECTION:
+            named.update(token.strip().lower() for token in header[1].split(b","))
+    if named:
+        crossing = [header for header in crossing if header[0].lower() not in named]
+    return tuple(crossing)
 
 
 def standing(headers: Iterable[Header]) -> Headers:
@@ -80,7 +100,8 @@ def standing(headers: Iterable[Header]) -> Headers:
 
 def credential(headers: Iterable[Header]) -> bytes:
     """What identifies the client, as bytes to be digested: its credential headers, or nothing for an anonymous one."""
-    found = sorted((name.lower(), value) for name, value in headers if name.lower() in CREDENTIALS)
+    found = [(name.lower(), value) for name, value in headers if name.lower() in CREDENTIALS]
+    found.sort()
     return b"".join(b"%d:%s=%d:%s;" % (len(name), name, len(value), value) for name, value in found)
 
 

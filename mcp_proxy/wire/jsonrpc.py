@@ -63,6 +63,10 @@ class Message:
     body: bytes
     is_error: bool = False
 
+    def without_text(self) -> Message:
+        """What is left of it when its text is not needed any more."""
+        return Message(self.kind, b"", self.id, self.method, b"", self.is_error)
+
     def value(self) -> Any:
         """``params``, ``result`` or ``error`` decoded to plain Python values.
 

@@ -124,6 +124,14 @@ class Owners(CorrelatedCase):
         self.assertEqual(self.sent("tools/call"), [])
         self.assertEqual(self.post(note("x"), session, ALICE).answer.status, 202)
 
+    def test_credential_of_one_connection(self) -> None:
+        """A client that wants its credential kept from the backend owns its session all the same."""
+        kept = (b"connection", b"authorization")
+        session = self.begin(ALICE, kept)
+        self.assertEqual(self.listen(session).answer.status, 404)
+        self.assertEqual(self.post(note("x"), session).answer.status, 404)
+        self.assertEqual(self.post(note("x"), session, ALICE, kept).answer.status, 202)
+
     def test_foreign_events(self) -> None:
         """With another's credential no kept event is shown, be it of the general stream or of a reply."""
         session = self.begin(ALICE, version="2025-11-25")
