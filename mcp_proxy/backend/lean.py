@@ -21,6 +21,7 @@ from zope.interface import implementer
 
 from mcp_proxy.backend.bodies import IBodyReceiver, Nobody
 from mcp_proxy.backend.failures import RequestFailed
+from mcp_proxy.direct import sender
 from mcp_proxy.wire.headers import Headers
 
 log = Logger()
@@ -29,6 +30,9 @@ log = Logger()
 MAX_HEAD = 64 * 1024
 #: Where Linux tells how many bytes the other side has acknowledged (``struct tcp_info``, since 4.1).
 _BYTES_ACKED = struct.Struct("=120xQ")
+
+#: The socket is not blocking.
+_LOOK = int(socket.MSG_PEEK)
 
 _ENDED = "the stream ended"
 _CUT_OFF = "the answer was cut off"
@@ -138,13 +142,14 @@ class Connection(Protocol):
     def connectionMade(self) -> None:
         """Small messages must not wait for each other."""
         self.transport.setTcpNoDelay(True)
+        self._send = sender(self.transport)
         self._parser = HttpResponseParser(self)
 
     @property
     def is_alive(self) -> bool:
         """Whether nothing has come on it while it was idle: neither its end nor anything else."""
         try:
-            self.transport.getHandle().recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            self.transport.getHandle().recv(1, _LOOK)
         except BlockingIOError:
             return True
         except OSError:
@@ -162,7 +167,7 @@ class Connection(Protocol):
         if asked.has_body:
             asked.sending()
         self._sent += len(asked.data)
-        self.transport.write(asked.data)
+        self._send(asked.data)
 
     def pause(self, paused: bool) -> None:
         """Read nothing for now, or go on."""

@@ -45,6 +45,8 @@ class _Body(TwistedProtocol):
     def deliver(self, receiver: IBodyReceiver) -> None:
         self._receiver = receiver
         self._original.deliverBody(self)
+        if self._paused:
+            self._apply()  # Twisted has just told its transport to go on
 
     def connectionMade(self) -> None:
         self._apply()

@@ -24,9 +24,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from mcp_proxy.direct import sender
 from mcp_proxy.frontend import stream
 from mcp_proxy.frontend.channel import SiteChannel
-from mcp_proxy.frontend.direct import sender
 from mcp_proxy.frontend.stream import STREAM_HEADERS, ClientRequest, ClientStream, told
 from mcp_proxy.wire import http1
 from mcp_proxy.wire.errors import ProxyError

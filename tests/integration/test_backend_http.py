@@ -238,7 +238,7 @@ class Either(TestCase):
 
     async def test_pressure(self) -> None:
         """A receiver that takes nothing stops the backend, and goes on where it stopped."""
-        size = 8 * 1024 * 1024
+        size = 16 * 1024 * 1024  # far more than the kernel keeps
         self.server.answer = lambda peer: peer.write(
             b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size
         )
@@ -247,7 +247,7 @@ class Either(TestCase):
         response.deliver(received)
         response.pause()
         await self.fetch_elsewhere()
-        self.assertLess(len(received.data), size // 2)
+        self.assertLess(len(received.data), 128 * 1024, "what came with the head, and no more")
         response.resume()
         await self.until(lambda: received.end is not None)
         self.assertEqual((len(received.data), received.end), (size, "the stream ended"))

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.protocol import ClientFactory, Factory, Protocol
 from twisted.trial.unittest import TestCase
 
-from mcp_proxy.frontend import direct
+from mcp_proxy import direct
 from tests.support.waiting import until
 
 reactor: Any = _reactor

@@ -7,7 +7,8 @@ from typing import Any
 
 from twisted.internet.error import ConnectionDone
 
-from mcp_proxy.frontend import direct, lean, stream
+from mcp_proxy import direct
+from mcp_proxy.frontend import lean, stream
 from mcp_proxy.wire.errors import ProxyError
 from tests.memory.house_case import ALICE, HouseCase
 from tests.support import messages

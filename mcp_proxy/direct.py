@@ -18,7 +18,11 @@ PRIVATE = ("_tempDataBuffer", "_writeDisconnected", "_aborting", "dataBuffer", "
 
 def sender(transport: Any) -> Callable[[bytes], object]:
     """What sends bytes on this transport: directly if that can be, else ``transport.write``."""
-    if type(transport) is not tcp.Server or not all(hasattr(transport, name) for name in PRIVATE) or transport.TLS:
+    if (
+        type(transport) not in (tcp.Server, tcp.Client)
+        or not all(hasattr(transport, name) for name in PRIVATE)
+        or transport.TLS
+    ):
         write: Callable[[bytes], object] = transport.write
         return write
 
