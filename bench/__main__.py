@@ -25,6 +25,7 @@ from .processes import (
     Missing,
     Rig,
     Subject,
+    find_nginx,
     ours,
 )
 from .report import machine, outage_table, problems, rounds_table, weight_table, write
@@ -138,7 +139,7 @@ def main() -> int:
     if len(CORES) < 2:
         print("There is one core only: proxy and load share it, and rates say little.", file=sys.stderr)
     subjects = [DIRECT, REFERENCE, OURS]
-    references = [REFERENCE.name]
+    references = [(REFERENCE if find_nginx() else DIRECT).name]
     if options.against:
         if not (options.against / "mcp_proxy" / "tap.py").exists():
             sys.exit(f"{options.against} is no checkout")
@@ -160,8 +161,8 @@ def main() -> int:
         for title, measure in ((MEMORY, bench.weigh), (RESTART, bench.restart)):
             if options.only in title and not options.quick:
                 measure()
-    where = machine(bench.loads, bench.rounds, bench.seconds)
-    print(f"\n{where}In brackets: the ratio to {references[0]}.")
+    where = machine(bench.loads, bench.rounds, bench.seconds, references[0])
+    print(f"\n{where}")
     if options.write:
         write(PAGE, "\n".join([where, *bench.pages]))
     return 1 if bench.mistakes else 0

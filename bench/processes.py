@@ -212,11 +212,16 @@ http {{
 """
 
 
+def find_nginx() -> str | None:
+    """Return where nginx is; Debian's is not on everybody's PATH."""
+    return shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+
+
 def nginx(backend: int, port: int, folder: Path) -> tuple[list[str], dict[str, str]]:
     """Return how nginx is started: one process, connections to the backend kept, nothing buffered."""
-    program = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+    program = find_nginx()
     if program is None:
-        raise Missing("nginx is not installed (Debian: apt-get install nginx); there will be no ratios to it")
+        raise Missing("it is not installed (Debian: apt-get install nginx)")
     _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
     config = folder / "nginx.conf"
     config.write_text(NGINX.format(backend=backend, port=port, files=files))

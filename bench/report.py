@@ -119,14 +119,15 @@ def outage_table(results: Mapping[str, Outage]) -> str:
     return table(heads, rows)
 
 
-def machine(loads: Sequence[float], rounds: int, seconds: float) -> str:
+def machine(loads: Sequence[float], rounds: int, seconds: float, reference: str) -> str:
     """Describe in general words where and how it was measured."""
     models = [line.partition(":")[2].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
     versions = f"Python {platform.python_version()}, Twisted {version('twisted')}"
     return (
         f"{os.cpu_count()} cores ({models[0] if models else platform.machine()}), {versions}; "
         f"{rounds} rounds of {seconds:g} s, medians. "
-        f"Load average meanwhile (the bench itself makes about 2): {min(loads):.1f} to {max(loads):.1f}.\n"
+        f"Load average meanwhile (the bench itself makes about 2): {min(loads):.1f} to {max(loads):.1f}. "
+        f"In brackets: the ratio to {reference}.\n"
     )
 
 
