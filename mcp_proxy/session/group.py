@@ -26,6 +26,8 @@ from mcp_proxy.wire.jsonrpc import Message
 
 #: How many calls of one client may have a session of their own.
 MAX_LEASES = 16
+#: For how many seconds a question waits for others, so that the client is asked them together.
+ASK_WAIT = 0.05
 
 
 class IPool(Protocol):
@@ -142,6 +144,7 @@ class Group:
 
     def _left(self, pooled: Pooled, call: Call, reply: ModernReply) -> None:
         if call.reply is reply:
+            self._timers.cancel(f"ask {id(call)}")
             call.reply = None
             pooled.resume(call)
             pooled.leave(call)
@@ -201,8 +204,11 @@ class Group:
         self._listens.changed(message)
 
     def asked(self, pooled: Pooled, call: Call) -> None:
-        """A call has questions: its POST is answered with them, and it is parked."""
-        reply = self._taken(pooled, call)
+        """A call has questions: its POST is answered with them, and those that follow at once, and it is parked."""
+        self._timers.keep(f"ask {id(call)}", ASK_WAIT, self._ask_client, pooled, call)
+
+    def _ask_client(self, pooled: Pooled, call: Call) -> None:
+        reply = self._taken(pooled, call) if call.questions else None
         if reply is not None:
             try:
                 self._pool.park(self, pooled, call, reply)
@@ -212,6 +218,7 @@ class Group:
 
     def answered(self, pooled: Pooled, call: Call, raw: bytes, status: int) -> None:
         """A call has got its answer."""
+        self._timers.cancel(f"ask {id(call)}")
         reply = self._taken(pooled, call)
         if reply is not None:
             reply.finish(jsonrpc.with_id(raw, reply.identity), status)

@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+import anyio
 import mcp_types as types
 import uvicorn
 from mcp.server.caching import CACHEABLE_METHODS
@@ -24,6 +25,7 @@ from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
 from mcp.server.streamable_http import EventCallback, EventMessage, EventStore
 from mcp.server.subscriptions import ListenHandler
 from mcp.shared.exceptions import MCPDeprecationWarning, MCPError
+from mcp.shared.message import ServerMessageMetadata
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import BaseModel
 from starlette.requests import Request
@@ -46,6 +48,7 @@ from tests.conformance.everything_tools import (
     prompt_blocks,
     resource_contents,
 )
+from tests.e2e.legacy_only import legacy_only
 from tests.e2e.modern_only import modern_only
 
 Handler = Callable[[Context, Any], Awaitable[Json]]
@@ -153,11 +156,36 @@ def era_aware(handler: Handler) -> Handler:
     async def answer(context: Context, params: Any) -> Json:
         result = await handler(context, params)
         if context.protocol_version not in MODERN_PROTOCOL_VERSIONS:
+            while "inputRequests" in result:
+                result = await handler(context, await answered(context, params, result))
             return result
         hints: Json = {"ttlMs": 0, "cacheScope": "private"} if context.method in CACHEABLE_METHODS else {}
         return {"resultType": "complete", **hints, **result}
 
     return answer
+
+
+async def answered(context: Context, params: Any, result: Json) -> Any:
+    """Ask as servers of the revisions with a handshake do, in requests of their own; return the params with answers."""
+    here = ServerMessageMetadata(related_request_id=context.request_id)
+    answers: dict[str, Any] = {}
+
+    async def ask(key: str, question: Json) -> None:
+        request, kind = QUESTIONS[question["method"]]
+        answers[key] = await context.session.send_request(request.model_validate(question), kind, metadata=here)
+
+    async with anyio.create_task_group() as tasks:
+        for key, question in result["inputRequests"].items():
+            tasks.start_soon(ask, key, question)
+    return params.model_copy(update={"input_responses": answers, "request_state": result.get("requestState")})
+
+
+#: Each question with the types of the request and its answer.
+QUESTIONS: dict[str, tuple[type[Any], type[Any]]] = {
+    "elicitation/create": (types.ElicitRequest, types.ElicitResult),
+    "sampling/createMessage": (types.CreateMessageRequest, types.CreateMessageResult),
+    "roots/list": (types.ListRootsRequest, types.ListRootsResult),
+}
 
 
 class Events(EventStore):
@@ -211,13 +239,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The MCP server that the conformance suite is run against.")
     parser.add_argument("--port", type=int, required=True, help="the port to listen on, on 127.0.0.1")
     parser.add_argument("--modern-only", action="store_true", help="know no revision that begins with a handshake")
+    parser.add_argument("--legacy-only", action="store_true", help="know only revisions that begin with a handshake")
     options = parser.parse_args()
     # Logging is deprecated from 2026-07-28 on; the suite tests it for the revisions before.
     warnings.simplefilter("ignore", MCPDeprecationWarning)
     app = make_server().streamable_http_app(
         event_store=Events(), retry_interval=RETRY, custom_starlette_routes=[Route("/health", health)]
     )
-    served: Any = modern_only(app) if options.modern_only else app
+    served: Any = modern_only(app) if options.modern_only else legacy_only(app) if options.legacy_only else app
     uvicorn.run(served, host="127.0.0.1", port=options.port, log_level="warning", timeout_graceful_shutdown=1)
 
 

@@ -421,6 +421,8 @@ CHANGES = InMemorySubscriptionBus()
 async def test_trigger_tool_change(call: Input) -> Json:
     """Say that the tools have changed."""
     await CHANGES.publish(ToolsListChanged())
+    if not call.is_stateless:
+        await call.context.session.send_tool_list_changed()
     return content(text("told"))
 
 
@@ -428,6 +430,8 @@ async def test_trigger_tool_change(call: Input) -> Json:
 async def test_trigger_prompt_change(call: Input) -> Json:
     """Say that the prompts have changed."""
     await CHANGES.publish(PromptsListChanged())
+    if not call.is_stateless:
+        await call.context.session.send_prompt_list_changed()
     return content(text("told"))
 
 

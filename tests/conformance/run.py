@@ -86,6 +86,8 @@ RUNS = (
 RESTART_RUNS = ("2025-11-25", "2025-06-18", "2026-07-28")
 #: The run for a server behind the proxy that knows no handshake, and the checks that may then end otherwise.
 LEGACY_ON_MODERN_RUN, LEGACY_ON_MODERN = "2025-11-25", "expected_legacy_on_modern.txt"
+#: The same for a server that knows nothing but handshakes.
+MODERN_ON_LEGACY_RUN, MODERN_ON_LEGACY = "2026-07-28-required", "expected_modern_on_legacy.txt"
 
 
 @define
@@ -257,6 +259,10 @@ async def compare(options: argparse.Namespace, folder: Path) -> int:
         names, expected = options.only or (LEGACY_ON_MODERN_RUN,), Expected.read(HERE / LEGACY_ON_MODERN)
         proxied_server = Server(python, folder, "--modern-only")
         proxied_server.start()
+    elif options.modern_on_legacy:
+        names, expected = options.only or (MODERN_ON_LEGACY_RUN,), Expected.read(HERE / MODERN_ON_LEGACY)
+        proxied_server = Server(python, folder, "--legacy-only")
+        proxied_server.start()
     proxy: Proxy | None = None
     problems: list[str] = []
     try:
@@ -300,6 +306,9 @@ def main() -> None:
     parser.add_argument("--restart", action="store_true", help="kill the server before each scenario")
     parser.add_argument(
         "--legacy-on-modern", action="store_true", help=f"the proxy's server knows no handshake; see {LEGACY_ON_MODERN}"
+    )
+    parser.add_argument(
+        "--modern-on-legacy", action="store_true", help=f"the proxy's server knows only that; see {MODERN_ON_LEGACY}"
     )
     parser.add_argument("--direct", action="store_true", help="only run the suite without the proxy")
     parser.add_argument("--verbose", action="store_true", help="print the log of the proxy if there is a difference")

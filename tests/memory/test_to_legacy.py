@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mcp_proxy.session import group as groups
 from mcp_proxy.session import pool as pools
 from mcp_proxy.session.interfaces import HTTPAnswer, Refusal
 from mcp_proxy.session.policy import Policy
@@ -91,6 +92,7 @@ class BridgeCase(ModernCase):
 
     def asked(self, client: Connection) -> tuple[dict[str, Json], str]:
         """What a client is asked, and the state that goes with it."""
+        self.house.clock.advance(groups.ASK_WAIT)
         self.assertTrue(client.answer.complete)
         value = client.messages[-1] if client.events else client.answer.json()
         result = value["result"]
@@ -443,9 +445,14 @@ class Questions(BridgeCase):
     def test_several(self) -> None:
         """Several questions, also such that come while the client is away; answers that are missing are asked for."""
         client, at = self.call()
+        for identity in (8, 9):
+            self.question(at, identity=identity)
+        self.assertEqual(len(self.asked(client)[0]), 2)
+        client.hang_up()
+        client, at = self.call()
         self.question(at, "sampling/createMessage", 1, messages=[])
-        self.question(at, "roots/list", 2)
         requests, state = self.asked(client)
+        self.question(at, "roots/list", 2)
         self.assertEqual([each["method"] for each in requests.values()], ["sampling/createMessage"])
         (first,) = requests
         second = self.ask(retry(able(), 2, state, **{first: {"role": "assistant"}}))
@@ -644,6 +651,7 @@ class Questions(BridgeCase):
         for number in (1, 2):
             client, at = self.call(able(identity=number))
             self.question(at, identity=number)
+            self.house.clock.advance(groups.ASK_WAIT)
         self.error_of(client.answer, 200, -31004)
         self.assertEqual(self.answers_to(2)[0]["error"]["code"], -32603)
         self.assertEqual(len(self.sent("notifications/cancelled")), 1)
