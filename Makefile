@@ -32,6 +32,7 @@ conformance: $(VENV)/.run $(VENV)/conformance/.stamp $(SUITE)/node_modules/.stam
 	$(LIMITED) $(COMPARE)
 	$(LIMITED) $(COMPARE) --restart
 	$(LIMITED) $(COMPARE) --legacy-on-modern
+	$(LIMITED) $(COMPARE) --modern-on-legacy
 
 # QUICK=1 is bench-quick; PEERS=1 measures other MCP proxies as well; AGAINST=PATH another checkout.
 bench: OPTIONS = $(if $(QUICK),--quick,--write) $(if $(PEERS),--peers) $(if $(AGAINST),--against $(AGAINST))

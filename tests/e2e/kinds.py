@@ -33,7 +33,7 @@ class ClientKind:
     @property
     def path(self) -> str:
         """Where the proxy serves it."""
-        return {"sse": "/mcp/sse", "streamable": "/mcp"}[self.transport]
+        return {"sse": "/mcp/sse", "streamable": "/mcp", "modern": "/mcp"}[self.transport]
 
 
 @frozen
@@ -139,6 +139,7 @@ TYPESCRIPT_SSE = ClientKind("TypeScriptSSE", "sse", _typescript_client)
 TYPESCRIPT_STREAMABLE = ClientKind("TypeScriptStreamable", "streamable", _typescript_client)
 PYTHON2_SSE = ClientKind("Python2SSE", "sse", _python2_client)
 PYTHON2_STREAMABLE = ClientKind("Python2Streamable", "streamable", _python2_client)
+PYTHON2_MODERN = ClientKind("Python2Modern", "modern", _python2_client)
 TYPESCRIPT2_SSE = ClientKind("TypeScript2SSE", "sse", _typescript2_client)
 TYPESCRIPT2_STREAMABLE = ClientKind("TypeScript2Streamable", "streamable", _typescript2_client)
 

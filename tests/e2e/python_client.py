@@ -12,7 +12,7 @@ clients; a command names its own by ``client``.
 do          with                 value
 ==========  ===================  ===========================================================================
 connect     url, transport       the server's capabilities; the client stays connected until the process ends.
-                                 The transport is "sse" or "streamable"
+                                 The transport is "sse" or "streamable", or "modern" for 2026-07-28
 list                             the names of the tools
 call        tool, arguments      text, progress (the numbers reported)
 read        uri                  the text of the resource
@@ -21,6 +21,9 @@ set_level   level                null
 ping                             null
 cancel      tool                 null; the calls of this tool are cancelled
 seen                             every request and notification that has come from the server, oldest first
+version                          the revision; for the transport "modern" of 2.x, as the next two
+listen       uris                null, when the server has agreed to tell of changes of these resources
+events                           the changes that it has told of, as text
 hold                             null; from now on, requests of the server are not answered
 release                          null; they are answered again, and those that came meanwhile as well
 ==========  ===================  ===========================================================================
@@ -76,12 +79,50 @@ class Client:
         self._may_answer = asyncio.Event()
         self._may_answer.set()
         self._calls: dict[str, list[int]] = {}
+        self._events: list[str] = []
+        self._listening: asyncio.Task[None] | None = None
         self._life: asyncio.Task[None] | None = None
 
     async def do_connect(self, url: str, transport: str) -> Any:
         ready: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._life = asyncio.create_task(self._live(TRANSPORTS[transport](url), ready))
+        is_modern = transport == "modern"
+        life = self._live_without_session(url, ready) if is_modern else self._live(TRANSPORTS[transport](url), ready)
+        self._life = asyncio.create_task(life)
         return await ready
+
+    async def _live_without_session(self, url: str, ready: asyncio.Future[Any]) -> None:
+        """Find out which revision the server speaks, as clients of 2026-07-28 do; only 2.x can."""
+        try:
+            make: Any = getattr(mcp, "Client")  # noqa: B009
+            callbacks = {"sampling_callback": self._sample, "elicitation_callback": self._elicit}
+            async with make(url, mode="auto", read_timeout_seconds=REQUEST_TIMEOUT, **callbacks) as self._session:
+                found: Any = self._session
+                ready.set_result(found.server_capabilities.model_dump(by_alias=True, exclude_none=True))
+                await asyncio.Event().wait()
+        except Exception as error:
+            if ready.done():
+                raise
+            ready.set_exception(error)
+
+    async def do_version(self) -> Any:
+        session: Any = self._session
+        return session.protocol_version
+
+    async def do_listen(self, uris: list[str]) -> None:
+        session: Any = self._session
+        ready = asyncio.get_running_loop().create_future()
+
+        async def listen() -> None:
+            async with session.listen(resource_subscriptions=uris) as events:
+                ready.set_result(None)
+                async for event in events:
+                    self._events.append(repr(event))
+
+        self._listening = asyncio.create_task(listen())
+        await ready
+
+    async def do_events(self) -> Any:
+        return self._events
 
     async def _live(self, connection: Any, ready: asyncio.Future[Any]) -> None:
         try:
