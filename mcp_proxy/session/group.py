@@ -199,6 +199,11 @@ class Group:
 
     # -- what the sessions tell (IPooledHost) ------------------------------------------------------------------
 
+    def restored(self, pooled: Pooled, uris: set[str]) -> None:
+        """Another backend may honour less than was promised to who listens."""
+        if pooled is self._shared:
+            self._listens.restored(pooled.capabilities, uris)
+
     def changed(self, message: Message) -> None:
         """Something has changed; it does not matter which session was told."""
         self._listens.changed(message)

@@ -29,6 +29,19 @@ def _items(page: dict[str, Any], member: str) -> list[dict[str, Any]]:
     return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
 
 
+def _promise(capabilities: Any) -> bool:
+    """Add what the proxy can promise and the backend alone cannot; tells whether that is anything.
+
+    We compare the lists after each restart.
+    """
+    changed = False
+    for name in ("tools", "prompts", "resources"):
+        capability = capabilities.get(name) if isinstance(capabilities, dict) else None
+        if isinstance(capability, dict) and capability.get("listChanged") is not True:
+            capability["listChanged"] = changed = True
+    return changed
+
+
 class HandshakeFailed(Exception):
     """The backend would not have the session; the text says why. ``final``: it never will."""
 
@@ -100,13 +113,7 @@ class Memory:
         self.initialize = request.body if request.body.startswith(b"{") else b"{}"
         self.version = str(shown.get("protocolVersion", ""))
         self.capabilities = frozenset(capabilities)
-        # We compare the lists after each restart, so we can promise what the backend alone cannot.
-        changed = False
-        for name in ("tools", "prompts", "resources"):
-            capability = capabilities.get(name)
-            if isinstance(capability, dict) and capability.get("listChanged") is not True:
-                capability["listChanged"] = changed = True
-        return jsonrpc.result(response.id or b"null", shown) if changed else response.raw
+        return jsonrpc.result(response.id or b"null", shown) if _promise(capabilities) else response.raw
 
     def _read_list(self, request: Message, page: dict[str, Any]) -> None:
         member = revisions.LISTS[request.method][0]
@@ -151,6 +158,7 @@ class Replay:
     done: bool = False
     dropped: list[str] = field(factory=list)
     changed: list[str] = field(factory=list)
+    initialized: dict[str, Any] = field(factory=dict)  # what the backend says of itself, with our promises
     _awaited: dict[bytes, tuple[str, str]] = field(factory=dict)
     _fresh: dict[str, SeenList] = field(factory=dict)
 
@@ -176,6 +184,8 @@ class Replay:
                 raise HandshakeFailed(
                     f"the backend speaks revision {version:.40} now, which the proxy does not", final=True
                 )
+            self.initialized = message.params()
+            _promise(self.initialized.get("capabilities"))
             if self.memory.initialized:
                 steps = list(self._after_initialize())
         elif method in revisions.LISTS:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from attrs import frozen
 
@@ -210,6 +210,12 @@ class IOutlet(Protocol):
 
     def begin_stream(self, exchange: Exchange) -> None:
         """The answer will take a while, or consists of several messages."""
+
+    def restored(self, initialized: dict[str, Any]) -> None:
+        """Another backend knows the session now.
+
+        :param initialized: what it says of itself.
+        """
 
     def pause_stream(self, exchange: Exchange, delay: float) -> None:
         """The answer takes so long that the backend wants no stream for it meanwhile.

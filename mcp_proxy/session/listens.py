@@ -136,12 +136,22 @@ class Listens:
         for uri in sorted(uris - {uri for each in self._open for uri in (*each.uris, *each.awaited)}):
             self._ask(revisions.UNSUBSCRIBE, {"uri": uri}, lambda _: None)
 
+    def restored(self, capabilities: dict[str, Any], uris: set[str]) -> None:
+        """Another backend: what it does not honour any more ends with a result."""
+        for listen in list(self._open):
+            is_honoured = listen.uris <= uris and all(_LISTS[name][0] in capabilities for name in listen.lists)
+            if listen.is_acknowledged and not is_honoured:
+                self._finish(listen)
+
+    def _finish(self, listen: Listen) -> None:
+        listen.reply.finish(jsonrpc.result(listen.reply.identity, {"resultType": "complete", "_meta": listen.meta}))
+
     def end(self) -> None:
         """Nobody tells of anything any more: whoever listens gets the result that says so."""
         listens, self._open = self._open, []
         self._watched.clear()
         for listen in listens:
-            listen.reply.finish(jsonrpc.result(listen.reply.identity, {"resultType": "complete", "_meta": listen.meta}))
+            self._finish(listen)
 
     def _watch(self, method: str, cursor: str = "", page: int = 1) -> None:
         """Read a list, so that the session notices when the next backend has another."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Any
 
 from mcp_proxy.session.era import Era
 from mcp_proxy.session.exchanges import Exchange
@@ -236,6 +237,9 @@ class ModernOutlet:
         """The answer takes a while, or consists of several messages."""
         if not self._is_done:
             self._reply.start()
+
+    def restored(self, initialized: dict[str, Any]) -> None:
+        """There is no handshake to be told of."""
 
     def pause_stream(self, exchange: Exchange, delay: float) -> None:
         """In this revision nobody comes back for the rest."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mcp_proxy.session.eventlog import EventLog
 from mcp_proxy.session.exchanges import Exchange
 from mcp_proxy.session.interfaces import HTTPAnswer, IClientStream
@@ -122,6 +124,9 @@ class SSEOutlet:
 
     def begin_stream(self, exchange: Exchange) -> None:
         """There is always a stream."""
+
+    def restored(self, initialized: dict[str, Any]) -> None:
+        """The client has seen what the first backend said."""
 
     def pause_stream(self, exchange: Exchange, delay: float) -> None:
         """It is for everything else as well."""

@@ -61,6 +61,9 @@ class Own:
 class IPooledHost(Protocol):
     """Whom a session of the pool belongs to."""
 
+    def restored(self, pooled: Pooled, uris: set[str]) -> None:
+        """Another backend knows the session, and these subscriptions of it."""
+
     def changed(self, message: Message) -> None:
         """The backend tells that something has changed."""
 
@@ -402,6 +405,11 @@ class Pooled:
 
     def begin_stream(self, exchange: Exchange) -> None:
         """Not before there is something to tell, for an error may need the HTTP status."""
+
+    def restored(self, initialized: dict[str, Any]) -> None:
+        """The next backend may be another."""
+        self.initialized = initialized
+        self._host.restored(self, set() if self._session is None else set(self._session.memory.subscriptions))
 
     def pause_stream(self, exchange: Exchange, delay: float) -> None:
         """In this revision nobody comes back for the rest."""

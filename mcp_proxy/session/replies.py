@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Any
 
 from mcp_proxy.session.exchanges import Exchange
 from mcp_proxy.session.interfaces import HTTPAnswer, IClientStream, IReplyStream
@@ -293,6 +294,9 @@ class StreamableOutlet:
         """The answer becomes a stream; that to initialize does not, for its head tells the session."""
         if isinstance(exchange.reply, Reply) and exchange.message.method != revisions.INITIALIZE:
             exchange.reply.start()
+
+    def restored(self, initialized: dict[str, Any]) -> None:
+        """The client has seen what the first backend said."""
 
     def pause_stream(self, exchange: Exchange, delay: float) -> None:
         """A client that knows how polls for the rest, as it would without us (specification 2025-11-25)."""

@@ -349,6 +349,7 @@ class Uplink:
         self._replay = None
         for dropped in replay.dropped:
             log.warn("backend refused to restore {what}", what=dropped, session=self._host.label)
+        self._host.outlet.restored(replay.initialized)
         log.info("session restored", session=self._host.label, generation=self.generation)
         for method in replay.changed:
             self._host.outlet.emit(jsonrpc.notification(method))

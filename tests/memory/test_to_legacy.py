@@ -759,6 +759,23 @@ class Listening(BridgeCase):
         self.backend.come_back()
         self.assertEqual(other.messages[2:], [])
 
+    def test_honours_less(self) -> None:
+        """What the next backend does not honour any more ends with a result; what it honours goes on."""
+        ended = [self.listen("L", resourceSubscriptions=["a:1"]), self.listen("M", resourcesListChanged=True)]
+        stays = self.listen("N", toolsListChanged=True)
+        self.backend.go_down()
+        result = messages.initialize_result({"tools": {}}, "another")
+        self.backend.answers["initialize"] = lambda asked: messages.result(asked["id"], result)
+        del self.backend.answers["resources/subscribe"]
+        self.backend.come_back()
+        for client, identity in zip(ended, ("L", "M"), strict=True):
+            self.assertEqual(client.message(identity)["result"]["resultType"], "complete")
+            self.assertTrue(client.answer.complete)
+        self.assertFalse(stays.answer.complete)
+        discovered = self.result_of(modern.request("server/discover"))
+        self.assertEqual(discovered["capabilities"], {"tools": {"listChanged": True}})
+        self.assertEqual(discovered["_meta"]["io.modelcontextprotocol/serverInfo"]["name"], "another")
+
     def test_while_down(self) -> None:
         """Who begins to listen in an outage is told when the backend has agreed."""
         self.result_of(modern.call())
