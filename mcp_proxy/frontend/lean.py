@@ -16,6 +16,7 @@ from twisted.internet.interfaces import (
     IDelayedCall,
     IProtocol,
     IProtocolFactory,
+    IProtocolNegotiationFactory,
     IPushProducer,
     IReactorTime,
     ITCPTransport,
@@ -61,7 +62,7 @@ class IRoutes(Protocol):
         """A request has been answered."""
 
 
-@implementer(IProtocolFactory)
+@implementer(IProtocolFactory, IProtocolNegotiationFactory)
 class LeanFactory:
     """Makes a connection for each client, and keeps time for all of them.
 
@@ -86,6 +87,10 @@ class LeanFactory:
 
     def doStop(self) -> None:
         """The port is closed."""
+
+    def acceptableProtocols(self) -> list[bytes]:
+        """What is spoken over TLS; without this word Twisted refuses every client that asks (ALPN)."""
+        return [b"http/1.1"]
 
     def buildProtocol(self, addr: IAddress | None) -> Connection:
         """A client has connected."""
