@@ -12,7 +12,7 @@ SDK = $(E2E)/typescript
 SUITE = tests/conformance
 PEERS_STAMPS = $(VENV)/bench/mcp-proxy/.stamp $(VENV)/bench/fastmcp/.stamp bench/peers/node_modules/.stamp
 
-.PHONY: help demo run test conformance bench bench-quick lint clean
+.PHONY: help demo run test test-klein conformance bench bench-quick lint clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ run: $(VENV)/.run  ## run the proxy alone, configured by .env
 
 test: $(VENV)/.test $(VENV)/sdk2/.stamp $(SDK)/node_modules/.stamp  ## run all tests
 	timeout --foreground --kill-after=30 $(TEST_TIMEOUT) $(BIN)/python -m twisted.trial tests
+
+test-klein: $(VENV)/.test  ## the tests that know two ways of HTTP, by the other one
+	HTTP_STACK=klein timeout --foreground --kill-after=30 $(TEST_TIMEOUT) $(BIN)/python -m twisted.trial tests.memory tests.integration
 
 conformance: LIMITED = timeout --foreground --kill-after=30 $(CONFORMANCE_TIMEOUT)
 conformance: COMPARE = $(BIN)/python -m tests.conformance.run --server-python $(VENV)/conformance/bin/python
