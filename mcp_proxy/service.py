@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
 
 from twisted.application.service import MultiService
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort
-from twisted.internet.task import LoopingCall
+from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -44,6 +45,8 @@ log = Logger()
 
 #: How often, in seconds, sessions without a client are looked through.
 EXPIRY_INTERVAL = 5.0
+#: How often, in seconds, it is looked whether requests in flight were answered when the program stops.
+DRAIN_STEP = 0.1
 #: How far a delay is spread, as a part of itself.
 JITTER = 0.2
 
@@ -192,6 +195,8 @@ class ProxyService(MultiService):
         self._pool = pool
         self._status = status
         self._port: IListeningPort | None = None
+        self._pause: Deferred[None] | None = None
+        self._is_hurried = False
         self._loops = (
             *((LoopingCall(front.keep_alive), settings.keepalive_interval) for front in fronts),
             (LoopingCall(self._check_health), settings.health_interval),
@@ -239,15 +244,41 @@ class ProxyService(MultiService):
         """Accept nobody any more, answer whoever waits, end every stream, close every connection."""
         return Deferred.fromCoroutine(self._stop())
 
+    def hurry(self) -> None:
+        """Wait no longer for requests in flight."""
+        self._is_hurried = True
+        pause, self._pause = self._pause, None
+        if pause is not None:
+            pause.cancel()
+
+    async def _drain(self) -> None:
+        """Let whoever has nothing to wait for go at once, and the others when they are answered, or time is up."""
+        registry, deadline = self._registry, self._reactor.seconds() + self._settings.drain_timeout
+        registry.is_closing = True
+        idle = set(registry)
+        for session in idle:
+            session.drain()
+        while True:
+            # an answer may lead its client to a last question, so it is looked twice
+            was_idle, idle = idle, {session for session in registry if session.is_idle}
+            for session in idle & was_idle:
+                session.farewell()
+            if self._is_hurried or not list(registry) or self._reactor.seconds() >= deadline:
+                return
+            self._pause = deferLater(self._reactor, DRAIN_STEP)
+            with suppress(CancelledError):
+                await self._pause
+
     async def _stop(self) -> None:
         log.info("stopping", sessions=len(self._registry))
         self._status.is_stopping = True
         if self._port is not None:
             await (self._port.stopListening() or succeed(None))
+        self._health.stop()
+        await self._drain()
         for loop, _ in self._loops:
             if loop.running:
                 loop.stop()
-        self._health.stop()
         self._backend.stop()
         for session in self._registry:
             session.close()

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, TextIO, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, cast
 
 from twisted.application.service import IService, IServiceCollection, MultiService
 from twisted.logger import ILogObserver, Logger, LogLevel
@@ -17,6 +17,9 @@ from twisted.python.logfile import LogFile
 from . import __version__
 from .config import VARIABLES, ConfigError, Settings, Variable, load
 from .logs import make_observer
+
+if TYPE_CHECKING:
+    from .service import ProxyService
 
 log = Logger()
 
@@ -62,8 +65,9 @@ class Options(usage.Options):
 class _Root(MultiService):
     """What runs: the proxy, with our log lines and an orderly end on SIGINT and SIGTERM."""
 
-    def __init__(self, child: IService, observer: ILogObserver | None, reactor: Any) -> None:
+    def __init__(self, child: "ProxyService", observer: ILogObserver | None, reactor: Any) -> None:
         super().__init__()
+        self._child = child
         self._observer = observer
         self._reactor = reactor
         child.setServiceParent(self)
@@ -86,10 +90,15 @@ class _Root(MultiService):
                 signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        # A second signal changes nothing: the shutdown is bounded, and `timeout` sends its signal twice.
-        for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, signal.SIG_IGN)
+        # A second SIGTERM changes nothing: the shutdown is bounded, and `timeout` sends its signal twice. Who presses
+        # Ctrl-C again does not want to wait.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, self._on_impatience)
         self._reactor.callFromThread(self._stop, signal.Signals(number).name)
+
+    def _on_impatience(self, number: int, frame: FrameType | None) -> None:
+        self._reactor.callFromThread(self._child.hurry)
 
     def _stop(self, name: str) -> None:
         log.info("received {name}, stopping", name=name)

@@ -51,6 +51,11 @@ class Courier:
         return len(self._exchanges.in_flight)
 
     @property
+    def is_awaited(self) -> bool:
+        """Whether an answer is awaited that is not to last."""
+        return any(not (exchange.cancelled or exchange.is_lasting) for exchange in self._exchanges)
+
+    @property
     def held(self) -> int:
         """How many messages wait for a link."""
         return len(self._exchanges.held)

@@ -223,6 +223,9 @@ class IOutlet(Protocol):
         :param delay: after how many seconds the client may come back for the rest.
         """
 
+    def say_retry(self) -> None:
+        """Tell the client when to come back, where its revision knows how; the end of its stream follows."""
+
     def close(self) -> None:
         """End all streams."""
 

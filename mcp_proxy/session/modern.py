@@ -241,6 +241,9 @@ class ModernOutlet:
     def restored(self, initialized: dict[str, Any]) -> None:
         """There is no handshake to be told of."""
 
+    def say_retry(self) -> None:
+        """A client of this revision makes its request anew."""
+
     def pause_stream(self, exchange: Exchange, delay: float) -> None:
         """In this revision nobody comes back for the rest."""
 

@@ -131,6 +131,9 @@ class SSEOutlet:
     def pause_stream(self, exchange: Exchange, delay: float) -> None:
         """It is for everything else as well."""
 
+    def say_retry(self) -> None:
+        """The stream began with that."""
+
     def close(self) -> None:
         """End the stream."""
         self._channel.close()

@@ -411,6 +411,9 @@ class Pooled:
         self.initialized = initialized
         self._host.restored(self, set() if self._session is None else set(self._session.memory.subscriptions))
 
+    def say_retry(self) -> None:
+        """There are no streams."""
+
     def pause_stream(self, exchange: Exchange, delay: float) -> None:
         """In this revision nobody comes back for the rest."""
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from mcp_proxy.session.handshake import Memory
 from mcp_proxy.session.interfaces import IOutlet
 from mcp_proxy.session.session import Session
-from mcp_proxy.wire.errors import TooManySessions, UnknownSession
+from mcp_proxy.wire.errors import ShuttingDown, TooManySessions, UnknownSession
 from mcp_proxy.wire.headers import Headers, credential
 
 #: How many handshakes are kept for clients that come back without one; a client that names its kind takes two.
@@ -37,6 +37,7 @@ class Registry:
         self._max_sessions = max_sessions
         self._idle_timeout = idle_timeout
         self._key = secrets.token_bytes(32)
+        self.is_closing = False
         self._sessions: dict[str, Session] = {}
         self._passing: set[Session] = set()  # those that no client knows of
         self._remembered: OrderedDict[tuple[bytes, bytes], Memory] = OrderedDict()
@@ -58,6 +59,8 @@ class Registry:
         :param make_outlet: makes the client's side of it from the session's id.
         :raises TooManySessions: there is no room, and none can be made.
         """
+        if self.is_closing:
+            raise ShuttingDown()
         if len(self._sessions) >= self._max_sessions:
             self._make_room()
         owner = self._digest(headers)
@@ -72,6 +75,8 @@ class Registry:
 
         :raises TooManySessions: there is no room.
         """
+        if self.is_closing:
+            raise ShuttingDown()
         if len(self._passing) >= self._max_sessions:
             raise TooManySessions()
         session = self._make(secrets.token_hex(8), self.owner_of(headers), headers, outlet)

@@ -199,6 +199,7 @@ class StreamableOutlet:
         self._name = hashlib.sha256(token.encode()).hexdigest()[:8].encode()
         self._general = Channel(self._name + b".0")
         self._count = 0
+        self._is_polling = False
         self._open: dict[int, Reply] = {}
         self._finished: OrderedDict[int, Reply] = OrderedDict()
 
@@ -228,7 +229,7 @@ class StreamableOutlet:
         """
         self._count += 1
         name = b"%b.%d" % (self._name, self._count)
-        is_primed = revisions.is_polling(version)
+        is_primed = self._is_polling = revisions.is_polling(version)
         reply = Reply(self._count, name, stream, is_primed=is_primed, is_batch=is_batch, headers=headers)
         self._open[self._count] = reply
         return reply
@@ -326,6 +327,12 @@ class StreamableOutlet:
     def _is_too_much(self) -> bool:
         kept = sum(reply.size for reply in self._finished.values())
         return len(self._finished) > MAX_FINISHED or kept > MAX_BYTES
+
+    def say_retry(self) -> None:
+        """On the stream for what belongs to no reply, if its client knows what that means."""
+        stream = self._general.stream
+        if stream is not None and self._is_polling:
+            stream.write(sse.retry(CLIENT_RETRY))
 
     def close(self) -> None:
         """End all streams."""

@@ -67,6 +67,7 @@ class Session:
         self._forget, self._remember, self._recall = forget, remember, recall
         self._timers = Timers(clock)
         self._courier = Courier(self, clock, policy)
+        self._is_draining = False
         self._verdicts: list[Deferred[HTTPAnswer | None]] = []
         self.uplink = Uplink(self, self._courier, backend, clock, policy)
 
@@ -191,6 +192,21 @@ class Session:
         else:
             self._courier.take_notification(message, headers)
 
+    def drain(self) -> None:
+        """The proxy stops: nothing waits for a backend that is away, but what can be answered now still is."""
+        self._is_draining = True
+        self._courier.refuse_held(truth.stopping())
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody waits for an answer that may still come."""
+        return not self._courier.is_awaited
+
+    def farewell(self) -> None:
+        """The proxy stops, and nothing keeps the client any more: it may come back to the next one."""
+        self.outlet.say_retry()
+        self.close()
+
     def cancel(self) -> None:
         """Nobody waits for an answer any more, and nobody will come back."""
         self._courier.cancel_all()
@@ -212,6 +228,8 @@ class Session:
             self._courier.send(exchange)
         elif self.uplink.is_hopeless and not (self.outlet.patient and message.method == revisions.INITIALIZE):
             self._courier.fail(exchange, truth.not_delivered(self.outage, self.trouble))
+        elif self._is_draining:
+            self._courier.fail(exchange, truth.stopping())
         else:
             self._courier.hold(exchange)
             self.uplink.lifecycle.wake()

@@ -25,6 +25,14 @@ def not_delivered(outage: float, why: str) -> NotDelivered:
     )
 
 
+def stopping() -> NotDelivered:
+    """The proxy takes nothing new."""
+    return NotDelivered(
+        "The proxy is about to stop. The request was not delivered, so it is safe to send it again when the proxy is "
+        "back."
+    )
+
+
 def outcome_unknown(exchange: Exchange, why: str) -> OutcomeUnknown:
     """The request was sent, and the link was lost before its answer."""
     took = "had accepted" if exchange.delivery is Delivery.ACCEPTED else "may have received"

@@ -19,7 +19,7 @@ from tests.e2e.processes import Program, until
 Scenario = Callable[[Any], Coroutine[Deferred[Any], Any, None]]
 
 #: Attempts come fast, and are enough for a server that starts slowly on a busy machine.
-SETTINGS = {"RECONNECT_DELAY": "0.2", "MAX_RECONNECT_ATTEMPTS": "100", "LOG_LEVEL": "debug"}
+SETTINGS = {"RECONNECT_DELAY": "0.2", "MAX_RECONNECT_ATTEMPTS": "100", "LOG_LEVEL": "debug", "DRAIN_TIMEOUT": "1"}
 
 
 def _explained(scenario: Scenario) -> Scenario:

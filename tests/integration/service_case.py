@@ -28,6 +28,7 @@ QUICK: dict[str, Any] = {
     "connect_timeout": 1.0,
     "health_interval": 3600.0,
     "keepalive_interval": 0.1,
+    "drain_timeout": 0.05,
 }
 
 

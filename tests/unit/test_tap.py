@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 from twisted.application.service import Application, MultiService
 from twisted.internet.testing import MemoryReactor
@@ -109,7 +110,7 @@ class Log(OptionsCase):
         """The observer is set on the application, where twistd looks for it."""
         observer = make_observer("text", "info", io.StringIO())
         application = Application("x")
-        tap._Root(MultiService(), observer, MemoryReactor()).setServiceParent(application)
+        tap._Root(cast(Any, MultiService()), observer, MemoryReactor()).setServiceParent(application)
         self.assertIs(application.getComponent(ILogObserver), observer)
 
     def test_twist(self) -> None:
@@ -125,25 +126,29 @@ class Log(OptionsCase):
 
 class Signals(SynchronousTestCase):
     def test_orderly(self) -> None:
-        """SIGTERM stops the reactor once; another signal is ignored, and neither is deadly."""
+        """SIGTERM stops the reactor once; another one is ignored, Ctrl-C means haste, and none of them is deadly."""
         for number in (signal.SIGINT, signal.SIGTERM):
             self.addCleanup(signal.signal, number, signal.getsignal(number))
         stops: list[str] = []
         reactor = MemoryReactor()
         reactor.callFromThread = lambda call, *arguments: call(*arguments)
         reactor.stop = lambda: stops.append("stop")
-        root = tap._Root(MultiService(), None, reactor)
+        proxy: Any = MultiService()
+        proxy.hurry = lambda: stops.append("hurry")
+        root = tap._Root(proxy, None, reactor)
         root.startService()
         for hook, arguments, keywords in reactor.whenRunningHooks:
             hook(*arguments, **keywords)
         os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
         self.assertEqual(stops, ["stop"])
+        os.kill(os.getpid(), signal.SIGINT)
+        self.assertEqual(stops, ["stop", "hurry"])
 
     def test_ignored_stays_ignored(self) -> None:
         """A signal that whoever started us had ignored stays ignored."""
         for number in (signal.SIGINT, signal.SIGTERM):
             self.addCleanup(signal.signal, number, signal.getsignal(number))
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        tap._Root(MultiService(), None, MemoryReactor())._take_signals()
+        tap._Root(cast(Any, MultiService()), None, MemoryReactor())._take_signals()
         self.assertIs(signal.getsignal(signal.SIGINT), signal.SIG_IGN)
