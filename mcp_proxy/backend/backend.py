@@ -23,8 +23,11 @@ log = Logger()
 
 #: How many sessions may be connecting or handshaking at the same time.
 MAX_TURNS = 16
-#: The port watch starts at this pace, in seconds, and slows down to RECONNECT_DELAY.
-FIRST_WATCH, WATCH_GROWTH = 0.25, 1.5
+#: The port watch starts at this pace, in seconds, and slows down to RECONNECT_DELAY: whoever has waited for long can
+#: wait for this part of that time more.
+FIRST_WATCH, WATCH_SHARE = 0.05, 0.04
+#: How often, in seconds, a backend is asked that takes no new requests while its links live.
+DOUBT_PACE = 0.25
 #: How often in a row nobody must answer before links that still live are taken to be in the way of a restart.
 STRIKES = 3
 #: How long, in seconds, an answer may take then.
@@ -97,7 +100,6 @@ class Backend:
         self._live: set[ISeeker] = set()
         self._lost_at: float | None = None
         self._is_down = False
-        self._pace = FIRST_WATCH
         self._strikes = 0
         self._timers = Timers(clock)
         self._probing: Deferred[Any] | None = None
@@ -193,7 +195,6 @@ class Backend:
         self._is_down = True
         self._end_watch()
         self.attempts = 1
-        self._pace = min(FIRST_WATCH, self._delay)
         log.warn(
             "backend is down: {reason}; attempting to reconnect every {delay:g} s",
             reason=reason,
@@ -201,7 +202,7 @@ class Backend:
             attempt=self.attempts,
         )
         self._schedule("attempt", self._jitter(self._delay), self._attempt)
-        self._schedule("watch", self._pace, self._watch)
+        self._schedule("watch", min(FIRST_WATCH, self._delay), self._watch)
 
     def _came_back(self) -> None:
         outage, attempts = self.outage, self.attempts
@@ -283,9 +284,9 @@ class Backend:
             self._came_back()
 
     def _port_closed(self, _: Failure) -> None:
-        self._pace = min(self._pace * WATCH_GROWTH, max(self._delay, FIRST_WATCH))
         if self._is_down and not self._stopped:
-            self._schedule("watch", self._pace, self._watch)
+            pace = max(FIRST_WATCH, self.outage * WATCH_SHARE)
+            self._schedule("watch", min(pace, self._delay), self._watch)
 
     # -- while it is up ----------------------------------------------------------------------------------------
 
@@ -328,7 +329,7 @@ class Backend:
         self._strikes += 1
         if self._strikes >= STRIKES:
             self._let_go()
-        self._schedule("live", min(FIRST_WATCH, self._delay), self._doubt)
+        self._schedule("live", min(DOUBT_PACE, self._delay), self._doubt)
 
     def _let_go(self) -> None:
         if not self.is_ending:

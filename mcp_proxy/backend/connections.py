@@ -29,7 +29,7 @@ from mcp_proxy.wire.headers import Headers
 _SET_COOKIE = b"set-cookie"
 
 #: How many connections may be idle, and for how many seconds; uvicorn closes them after 5 s.
-MAX_IDLE = 64
+MAX_IDLE = 512
 IDLE_TIMEOUT = 4.0
 #: For how many seconds it is sure that a backend will not close a connection because it is idle.
 FRESH = 1.0

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from mcp_proxy.wire import jsonrpc, revisions
 from mcp_proxy.wire.jsonrpc import Message
@@ -203,7 +203,7 @@ class Replay:
     def _after_initialize(self) -> Iterator[Step]:
         yield Step(jsonrpc.notification(revisions.INITIALIZED), revisions.INITIALIZED, barrier=True)
         if self.memory.level:
-            yield self._ask(revisions.SET_LEVEL, self.memory.level)
+            yield evolve(self._ask(revisions.SET_LEVEL, self.memory.level), barrier=True)
         for uri in self.memory.subscriptions:
             yield self._ask(revisions.SUBSCRIBE, msgspec.json.encode({"uri": uri}), uri)
         for method in self.memory.lists:

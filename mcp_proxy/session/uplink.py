@@ -319,9 +319,10 @@ class Uplink:
         headers = self._host.credentials.headers
         for step in steps:
             if self.link is not None:
-                self._told_initialized = self._told_initialized or step.barrier
+                is_initialized = step.method == revisions.INITIALIZED
+                self._told_initialized = self._told_initialized or is_initialized
                 self.link.send(
-                    Outgoing(step.raw, headers, step.method, repeatable=not step.barrier, barrier=step.barrier)
+                    Outgoing(step.raw, headers, step.method, repeatable=not is_initialized, barrier=step.barrier)
                 )
 
     def _continue_replay(self, replay: Replay, message: Message) -> None:

@@ -66,7 +66,7 @@ class BackendCase(SynchronousTestCase):
         self.clock = Clock()
         self.is_open = False
         self.answers = True
-        self.asked = 0
+        self.asked = self.tried = 0
         self.watch: Watch | None = None
         self.backend = Backend(
             self.clock, self, self.make_link, max_attempts=self.max_attempts, delay=2.0, jitter=lambda delay: delay
@@ -74,6 +74,7 @@ class BackendCase(SynchronousTestCase):
 
     def try_connect(self) -> Deferred[None]:
         """Try the port."""
+        self.tried += 1
         return succeed(None) if self.is_open else fail(ConnectionRefusedError())
 
     def stand_watch(self, closed: Callable[[], None]) -> Deferred[Any]:
@@ -156,6 +157,28 @@ class Outages(BackendCase):
         self.assertEqual(seeker.told, ["turn"])
         self.backend.succeeded(seeker)
         self.assertEqual((self.backend.outage, self.backend.is_down), (0.0, False))
+
+    def test_pace_of_the_watch(self) -> None:
+        """Whoever waits for a backend that listens again waits for a small part of the outage more, or very shortly."""
+        for outage, most in ((0.2, 0.06), (1.5, 0.07), (3.0, 0.15), (5.5, 0.25)):
+            self.setUp()
+            seeker = self.down()
+            self.clock.pump([0.01] * round(outage * 100))
+            self.is_open = True
+            self.clock.pump([0.01] * round(most * 100))
+            self.assertEqual(seeker.told, ["turn"], outage)
+
+    def test_watch_is_not_hurried(self) -> None:
+        """However long it takes, the port is tried at least at the pace of attempts, and no faster than is of use."""
+        self.down()
+        before = self.tried
+        self.advance(1.0)
+        self.assertLessEqual(self.tried - before, 21)
+        self.advance(600)
+        before = self.tried
+        self.advance(20)
+        self.assertGreaterEqual(self.tried - before, 9)
+        self.assertLessEqual(self.tried - before, 30)
 
     def test_nobody_waits(self) -> None:
         """The end of an outage is noticed also when no session waits for it."""

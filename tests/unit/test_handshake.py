@@ -171,7 +171,7 @@ class Teaching(SynchronousTestCase):
         self.assertEqual(
             [(step.method, json.loads(step.raw).get("params"), step.barrier) for step in steps[1:]],
             [
-                ("logging/setLevel", {"level": "error"}, False),
+                ("logging/setLevel", {"level": "error"}, True),
                 ("resources/subscribe", {"uri": "a:b"}, False),
                 ("tools/list", None, False),
             ],
