@@ -161,6 +161,8 @@ def main() -> int:
         for title, measure in ((MEMORY, bench.weigh), (RESTART, bench.restart)):
             if options.only in title and not options.quick:
                 measure()
+    if not bench.loads:
+        sys.exit(f"no scenario has {options.only!r} in its title")
     where = machine(bench.loads, bench.rounds, bench.seconds, references[0])
     print(f"\n{where}")
     if options.write:

@@ -200,6 +200,7 @@ class StreamableOutlet:
         self._general = Channel(self._name + b".0")
         self._count = 0
         self._is_polling = False
+        self._kept = 0  # bytes, by finished replies
         self._open: dict[int, Reply] = {}
         self._finished: OrderedDict[int, Reply] = OrderedDict()
 
@@ -321,12 +322,9 @@ class StreamableOutlet:
             return
         if self._open.pop(reply.number, None) is not None and reply.is_started:
             self._finished[reply.number] = reply
-            while len(self._finished) > 1 and self._is_too_much():
-                self._finished.popitem(last=False)
-
-    def _is_too_much(self) -> bool:
-        kept = sum(reply.size for reply in self._finished.values())
-        return len(self._finished) > MAX_FINISHED or kept > MAX_BYTES
+            self._kept += reply.size
+            while len(self._finished) > 1 and (len(self._finished) > MAX_FINISHED or self._kept > MAX_BYTES):
+                self._kept -= self._finished.popitem(last=False)[1].size
 
     def say_retry(self) -> None:
         """On the stream for what belongs to no reply, if its client knows what that means."""

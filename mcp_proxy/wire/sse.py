@@ -12,6 +12,8 @@ _EDGE = 4096
 #: Longer than any field name with its colon, blank and byte order mark.
 _FIELD = 16
 _BOM = b"\xef\xbb\xbf"
+#: How nearly all events begin that have no id.
+_PLAIN = b"event: message\ndata: "
 
 
 @frozen
@@ -71,6 +73,8 @@ class Decoder:
             self._skip_lf = False
             if data[:1] == b"\n":
                 data = data[1:]
+        if not self._line and b"\r" not in data:
+            data = self._take_whole_events(data, events)
         for piece in data.splitlines(keepends=True):
             line = piece.rstrip(b"\r\n")
             if len(line) == len(piece):
@@ -82,6 +86,35 @@ class Decoder:
                 events.append(event)
         self._skip_lf = self._skip_lf and data.endswith(b"\r")
         return events
+
+    def _take_whole_events(self, data: bytes, events: list[Event | Oversized]) -> bytes:
+        """Take the events that end in these bytes, which begin a line and have no CR; return what is left.
+
+        This is :meth:`_end_of_line` for many lines at once: nearly all events come whole.
+        """
+        whole, blank, rest = data.rpartition(b"\n\n")
+        if not blank:
+            return data
+        for block in whole.split(b"\n\n"):
+            if block.startswith(_PLAIN) and self._is_fresh and block.find(b"\n", len(_PLAIN)) < 0 <= self._room(block):
+                events.append(Event("message", block[len(_PLAIN) :], self._id))
+                continue
+            for line in block.split(b"\n"):
+                event = self._end_of_line(line)
+                if event is not None:
+                    events.append(event)
+            event = self._end_of_line(b"")
+            if event is not None:
+                events.append(event)
+        return rest
+
+    @property
+    def _is_fresh(self) -> bool:
+        """Whether the next line begins an event, and is not the very first of the stream."""
+        return not (self._size or self._type or self._over or self._at_start) and self._retry is None
+
+    def _room(self, block: bytes) -> int:
+        return self._max - (len(block) - len(_PLAIN))
 
     def _keep(self, piece: bytes) -> None:
         """Hold the start of a line; once it is over the bound, only its edges."""
