@@ -130,6 +130,7 @@ class Connection(Protocol):
         self._finished: Incoming | None = None
         self._parser: Any = None
         self._headers: list[tuple[bytes, bytes]] = []
+        self._pieces: list[bytes] = []
         self._head_size = 0
         self._sent = 0
         self._is_reused = self._is_delimited = self._is_paused = self._is_spoiled = self._is_over = self._may_stay = (
@@ -196,10 +197,13 @@ class Connection(Protocol):
         try:
             self._parser.feed_data(data)
         except HttpParserError:
+            self._hand_over()
             if self._asked is not None:
                 self._break("the backend's answer is no HTTP")
                 self.abort()
             return
+        if self._pieces:
+            self._hand_over()
         if self._finished is not None:
             self._finish(self._finished)
         elif self._answer is None and self._asked is not None and self._head_size > MAX_HEAD:
@@ -230,7 +234,14 @@ class Connection(Protocol):
     def on_body(self, data: bytes) -> None:
         """The parser has read some of the body."""
         if self._answer is not None:
-            self._answer.received(data)
+            self._pieces.append(data)
+
+    def _hand_over(self) -> None:
+        """Give what one read has brought of the body to its receiver, however many chunks it was."""
+        pieces, self._pieces = self._pieces, []
+        answer = self._finished or self._answer
+        if pieces and answer is not None:
+            answer.received(pieces[0] if len(pieces) == 1 else b"".join(pieces))
 
     def on_message_complete(self) -> None:
         """The parser has read all of the answer."""
