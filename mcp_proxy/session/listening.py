@@ -6,7 +6,7 @@ second acknowledgement; instead it is told that all it listens for may have chan
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, KeysView
 from typing import Any
 
 from mcp_proxy.wire import jsonrpc, modern, revisions
@@ -19,6 +19,7 @@ _LISTS = {
     "resourcesListChanged": "notifications/resources/list_changed",
 }
 _RESOURCES = "resourceSubscriptions"
+_TASKS = "taskIds"
 
 
 class Listening:
@@ -58,16 +59,18 @@ class Listening:
         for name, method in _LISTS.items():
             if honoured.get(name):
                 yield jsonrpc.notification(method, {"_meta": meta})
-        for uri in _uris(honoured):
+        for uri in _texts(honoured, _RESOURCES):
             yield jsonrpc.notification(revisions.RESOURCE_UPDATED, {"uri": uri, "_meta": meta})
 
 
 def _covers(honours: dict[str, Any], promised: dict[str, Any]) -> bool:
     """Whether everything that was promised is honoured still."""
     lists = all(honours.get(name) for name in _LISTS if promised.get(name))
-    return lists and set(_uris(promised)) <= set(_uris(honours))
+    return lists and all(_texts(promised, name) <= _texts(honours, name) for name in (_RESOURCES, _TASKS))
 
 
-def _uris(filter_: dict[str, Any]) -> list[str]:
-    uris = filter_.get(_RESOURCES)
-    return [uri for uri in uris if isinstance(uri, str)] if isinstance(uris, list) else []
+def _texts(filter_: dict[str, Any], name: str) -> KeysView[str]:
+    texts = filter_.get(name)
+    return (
+        dict.fromkeys(text for text in texts if isinstance(text, str)).keys() if isinstance(texts, list) else {}.keys()
+    )
