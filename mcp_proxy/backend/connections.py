@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from urllib.request import Request
 
 from treq.cookies import IndexableCookieJar
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
@@ -155,7 +155,8 @@ class _Errand:
         if not self._done.called:
             self._done.errback(failure)
 
-    def _cancel(self, _: object) -> None:
+    def _cancel(self, done: Deferred[Incoming]) -> None:
+        done.errback(CancelledError())  # whatever the attempt to connect makes of its own end
         if self._connecting is not None:
             self._connecting.cancel()
         elif self._connection is not None:
