@@ -22,6 +22,7 @@ _WHOLE = re.compile(r"[0-9]{1,15}")
 _DECIMAL = re.compile(r"[0-9]{1,15}(\.[0-9]{1,9})?|\.[0-9]{1,9}")
 _UNPRINTABLE = re.compile(r"[\x00-\x20\x7f-\xa0]")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9._:\[\]-]+")
+_TOKEN = re.compile(r"[!-~]{16,}")
 _NAME = r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?"
 _HOST = re.compile(_NAME)
 _HOST_AND_PORT = re.compile(rf"({_NAME}|\[[0-9a-f:.]+\])(:[0-9]{{1,5}})?")
@@ -33,10 +34,14 @@ class ConfigError(ValueError):
 
 @attrs.frozen
 class Kind:
-    """A type of setting: `parse` makes a value of text, or raises ValueError; `allowed` says of which."""
+    """A type of setting: `parse` makes a value of text, or raises ValueError; `allowed` says of which.
+
+    The value of one that `is_secret` is never shown.
+    """
 
     parse: Callable[[str], Any]
     allowed: str
+    is_secret: bool = False
 
 
 @attrs.frozen
@@ -106,6 +111,12 @@ def _seconds(text: str) -> float:
     return number
 
 
+def _token(text: str) -> str:
+    if text and not _TOKEN.fullmatch(text):
+        raise ValueError("not a token")
+    return text
+
+
 def _choice(*words: str) -> Kind:
     def parse(text: str) -> str:
         if text.lower() not in words:
@@ -138,13 +149,17 @@ def _shown(value: object) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else _redact_valid(str(value))
 
 
+def _hidden(value: object) -> str:
+    return "***" if value else ""
+
+
 def _redact_valid(text: str) -> str:
     return re.sub(r"^(https?://)[^/]*@", r"\1***@", text.partition("?")[0]) + ("?***" if "?" in text else "")
 
 
 def _variable(default: str, kind: Kind, help: str) -> Any:
     row = (default, kind, help)
-    return attrs.field(default=kind.parse(default), metadata={_KEY: row}, repr=_shown)
+    return attrs.field(default=kind.parse(default), metadata={_KEY: row}, repr=_hidden if kind.is_secret else _shown)
 
 
 @attrs.frozen(kw_only=True)
@@ -206,6 +221,11 @@ class Settings:
         Kind(_list_of(_HOST_AND_PORT), "a comma-separated list of host names, with or without a port, or *"),
         "Host names served beside loopback names; empty: none on a loopback address, else any.",
     )
+    admin_token: str = _variable(
+        "",
+        Kind(_token, "empty, or at least 16 visible ASCII characters", is_secret=True),
+        "Who shows this as Bearer token may read /metrics; empty: who asks on this machine.",
+    )
     http_stack: Literal["lean", "klein"] = _variable(
         "lean", _choice("lean", "klein"), "What reads requests for the MCP endpoints: code made for it, or Klein."
     )
@@ -228,7 +248,7 @@ class Settings:
 
     def describe(self) -> dict[str, str]:
         """Return each variable's name and effective value as text, without credentials."""
-        return {v.name: _shown(getattr(self, v.attribute)) for v in VARIABLES}
+        return {v.name: (_hidden if v.kind.is_secret else _shown)(getattr(self, v.attribute)) for v in VARIABLES}
 
 
 def _redact_any(text: str) -> str:
@@ -279,7 +299,7 @@ def _parse(variable: Variable, text: str, source: str) -> Any:
     try:
         return variable.kind.parse(text.strip())
     except ValueError as error:
-        shown = _redact_any(text)
+        shown = "***" if variable.kind.is_secret else _redact_any(text)
         shown = shown if len(shown) <= 100 else shown[:100] + "..."
         message = f"{variable.name} (from {source}) is {shown!r}, but must be {variable.kind.allowed}"
         raise ConfigError(message) from error

@@ -16,6 +16,7 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from mcp_proxy import metrics
 from mcp_proxy.backend.auto import Detection, Transport
 from mcp_proxy.backend.backend import Backend
 from mcp_proxy.backend.health import Health
@@ -28,7 +29,7 @@ from mcp_proxy.backend.target import Target
 from mcp_proxy.config import Settings
 from mcp_proxy.frontend.app import App
 from mcp_proxy.frontend.discovery import Discovery
-from mcp_proxy.frontend.guard import Guard
+from mcp_proxy.frontend.guard import AdminGuard, Guard
 from mcp_proxy.frontend.http_sse import HTTPSSEFront
 from mcp_proxy.frontend.modern import ModernFront
 from mcp_proxy.frontend.status import StatusPages
@@ -58,6 +59,7 @@ def make_service(settings: Settings, reactor: Any) -> ProxyService:
     """
     rng = random.Random()
     jitter = partial(_spread, rng)
+    tally = metrics.Tally()
     target = Target.of(settings.backend_url)
     http = BackendHTTP(reactor, target, settings.connect_timeout)
     port = Port(reactor, target, http.client(), settings.backend_health_path, settings.connect_timeout)
@@ -114,6 +116,7 @@ def make_service(settings: Settings, reactor: Any) -> ProxyService:
         delay=settings.reconnect_delay,
         jitter=jitter,
         on_trouble=on_trouble,
+        meter=tally,
     )
     policy = Policy(
         hold_timeout=settings.hold_timeout,
@@ -138,6 +141,7 @@ def make_service(settings: Settings, reactor: Any) -> ProxyService:
             forget=registry.forget,
             remember=registry.remember,
             recall=registry.recall,
+            meter=tally,
         )
 
     registry: Registry = Registry(make_session, settings.max_sessions, settings.session_idle_timeout)
@@ -153,14 +157,17 @@ def make_service(settings: Settings, reactor: Any) -> ProxyService:
     )
     modern = ModernFront(registry, is_away, era, make_pool)
     streamable = StreamableFront(registry, modern)
-    status = StatusPages(registry, health, reactor, settings.backend_url_redacted)
+    fronts: dict[str, IFront] = {"sse": sse, "streamable": streamable, "modern": modern}
+    counted = metrics.Metrics(tally, registry, backend, health, fronts, settings.max_sessions)
+    admin = AdminGuard(settings.admin_token)
+    status = StatusPages(registry, health, reactor, settings.backend_url_redacted, counted, admin)
     app = App(_guard(settings), sse, streamable, status, Discovery(port.fetch), reactor, settings.stall_timeout,
               tells_requests=settings.log_level == "debug")  # fmt: skip
     return ProxyService(settings, reactor, app=app, backend=backend, http=http, health=health, registry=registry,
-                        pool=modern.pool, fronts=(sse, streamable, modern), status=status)  # fmt: skip
+                        pool=modern.pool, fronts=[*fronts.values()], status=status)  # fmt: skip
 
 
-class IFront(Protocol):
+class IFront(metrics.IFront, Protocol):
     """What clients of one transport talk to."""
 
     def keep_alive(self) -> None:

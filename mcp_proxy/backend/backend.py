@@ -16,6 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mcp_proxy.session.interfaces import ILink, ILinkOwner, ISeeker, Loss
+from mcp_proxy.session.meter import NO_METER, Meter
 from mcp_proxy.timers import Timers
 from mcp_proxy.wire.headers import Headers
 
@@ -71,6 +72,7 @@ class Backend:
     :param delay: seconds between two attempts.
     :param jitter: spreads a delay.
     :param on_trouble: called when it goes away or takes no link; what was known of it may not be true any more.
+    :param meter: counts what happens.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Backend:
         delay: float,
         jitter: Callable[[float], float] = lambda delay: delay,
         on_trouble: Callable[[], object] = lambda: None,
+        meter: Meter = NO_METER,
     ) -> None:
         self.make_link = make_link
         self.attempts = 0
@@ -95,6 +98,7 @@ class Backend:
         self._delay = delay
         self._jitter = jitter
         self._on_trouble = on_trouble
+        self._meter = meter
         self._waiting: dict[ISeeker, None] = {}
         self._turns: set[ISeeker] = set()
         self._live: set[ISeeker] = set()
@@ -195,6 +199,7 @@ class Backend:
         self._is_down = True
         self._end_watch()
         self.attempts = 1
+        self._meter.attempted()
         log.warn(
             "backend is down: {reason}; attempting to reconnect every {delay:g} s",
             reason=reason,
@@ -213,6 +218,7 @@ class Backend:
         self._timers.cancel("attempt", "watch")
         self._stop_trying()
         if was_away:
+            self._meter.outage_over(outage)
             log.info(
                 "reconnected after {seconds:.1f} s",
                 seconds=outage,
@@ -230,6 +236,7 @@ class Backend:
             self._give_up()
             return
         self.attempts += 1
+        self._meter.attempted()
         log.info(
             "attempting to reconnect (attempt {attempt}{of})",
             attempt=self.attempts,

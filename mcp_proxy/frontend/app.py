@@ -140,6 +140,11 @@ class App:
         """Can new clients be served?"""
         return self._serve(request, self._status.ready)
 
+    @klein.route("/metrics", methods=["GET"])
+    def metrics(self, request: IRequest) -> Deferred[None]:
+        """What was counted?"""
+        return self._serve(request, self._status.metrics)
+
     @klein.route("/", methods=["GET"])
     def index(self, request: IRequest) -> Deferred[None]:
         """What is this?"""

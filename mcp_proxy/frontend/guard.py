@@ -6,22 +6,28 @@ it found us give it away (DNS rebinding; MCP specification, "Transports", securi
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Collection
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-from attrs import frozen
+from attrs import field, frozen
 
 from mcp_proxy.frontend.stream import ClientRequest
 from mcp_proxy.wire.errors import (
     HostRefused,
     LengthRequired,
     NotAcceptable,
+    OnlyLocal,
     OriginRefused,
+    TokenWanted,
     UnsupportedMediaType,
 )
 
 _LOOPBACK = frozenset(("localhost", "127.0.0.1", "::1"))
 ANY = "*"
+#: What another proxy adds: whoever has sent the request is not who has connected.
+_FORWARDED = (b"forwarded", b"x-forwarded-for", b"x-real-ip")
 
 
 @frozen
@@ -64,6 +70,38 @@ class Guard:
         if self.origins:
             return origin.lower() in self.origins
         return origin.lower().startswith(("http://", "https://")) and _hostname(origin) in _LOOPBACK
+
+
+@frozen
+class AdminGuard:
+    """Who may see what is for operators: whoever knows the token; without one, this machine.
+
+    :ivar token: the token, or nothing.
+    """
+
+    token: str = field(default="", repr=False)
+
+    def admit(self, request: ClientRequest) -> None:
+        """Let a request pass.
+
+        :raises TokenWanted: there is a token, and it was not sent.
+        :raises OnlyLocal: there is none, and the request comes from elsewhere, or by way of another proxy.
+        """
+        if self.token:
+            scheme, _, given = request.header(b"authorization").partition(b" ")
+            if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self.token.encode()):
+                raise TokenWanted()
+        elif not _is_loopback(request.peer) or any(request.header(name) for name in _FORWARDED):
+            raise OnlyLocal()
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        parsed = ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(parsed, "ipv4_mapped", None)
+    return (mapped or parsed).is_loopback
 
 
 def check_message_head(request: ClientRequest) -> None:

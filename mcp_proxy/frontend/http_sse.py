@@ -79,6 +79,11 @@ class HTTPSSEFront:
         session.receive(message, request.headers)
         request.stream.respond(202, b"Accepted", ((b"content-type", b"text/plain"),))
 
+    @property
+    def open_streams(self) -> int:
+        """How many event streams clients have open."""
+        return len(self._streams)
+
     def keep_alive(self) -> None:
         """Show every idle client that its stream lives, and notice those that have gone."""
         for stream in self._streams:

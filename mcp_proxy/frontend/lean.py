@@ -367,6 +367,11 @@ class LeanRequest(ClientRequest):
         """The port that the client has reached."""
         return int(getattr(self._connection.transport.getHost(), "port", 0))
 
+    @property
+    def peer(self) -> str:
+        """The address that the client has come from."""
+        return str(getattr(self._connection.transport.getPeer(), "host", ""))
+
     def _body(self) -> bytes | None:
         body, self._request.body = self._request.body, b""
         return body

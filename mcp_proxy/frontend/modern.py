@@ -104,6 +104,11 @@ class ModernFront:
         reply.on_resume = session.stream_resumed
         session.receive(message, headers)
 
+    @property
+    def open_streams(self) -> int:
+        """How many event streams clients have open."""
+        return sum(reply.is_started for reply in self._open.values())
+
     def keep_alive(self) -> None:
         """Show every idle client that its stream lives."""
         for reply in list(self._open.values()):

@@ -1,4 +1,4 @@
-"""What operators and their machines ask: ``/health``, ``/ready`` and ``/``."""
+"""What operators and their machines ask: ``/health``, ``/ready``, ``/metrics`` and ``/``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import msgspec
 from twisted.internet.interfaces import IReactorTime
 
 from mcp_proxy import __version__
+from mcp_proxy.frontend.guard import AdminGuard
 from mcp_proxy.frontend.stream import ClientRequest
 from mcp_proxy.session.registry import Registry
 
@@ -23,17 +24,37 @@ class IHealth(Protocol):
         """For the page."""
 
 
+class IMetrics(Protocol):
+    """What was counted."""
+
+    content_type: str
+
+    def render(self) -> bytes:
+        """All of it, as text."""
+
+
 class StatusPages:
     """The pages.
 
     :param backend_url: as it may be shown, without credentials.
+    :param admin: who may see more than how it is.
     """
 
-    def __init__(self, registry: Registry, health: IHealth, clock: IReactorTime, backend_url: str) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        health: IHealth,
+        clock: IReactorTime,
+        backend_url: str,
+        metrics: IMetrics,
+        admin: AdminGuard,
+    ) -> None:
         self._registry = registry
         self._health = health
         self._clock = clock
         self._backend_url = backend_url
+        self._metrics = metrics
+        self._admin = admin
         self._started = clock.seconds()
         self.is_stopping = False
 
@@ -61,6 +82,16 @@ class StatusPages:
         reason = "" if is_ready else "shutting down" if self.is_stopping else "Backend unavailable"
         _answer(request, 200 if is_ready else 503, {"ready": is_ready, **({"reason": reason} if reason else {})})
 
+    def metrics(self, request: ClientRequest) -> None:
+        """What was counted, for Prometheus.
+
+        :raises ProxyError: this is not for whoever asks.
+        """
+        self._admin.admit(request)
+        kind = self._metrics.content_type.encode()
+        headers = ((b"content-type", kind), (b"cache-control", b"no-store"))
+        request.stream.respond(200, self._metrics.render(), headers)
+
     def index(self, request: ClientRequest) -> None:
         """What this is."""
         _answer(
@@ -76,6 +107,7 @@ class StatusPages:
                     "messages": "POST /mcp/messages/{session}",
                     "health": "GET /health",
                     "ready": "GET /ready",
+                    "metrics": "GET /metrics",
                 },
             },
         )

@@ -57,6 +57,11 @@ class ClientRequest:
     def local_port(self) -> int:
         """The port that the client has reached."""
 
+    @property
+    @abstractmethod
+    def peer(self) -> str:
+        """The address that the client has come from; nothing where there are none."""
+
     def body(self) -> bytes:
         """The body; to be called once.
 

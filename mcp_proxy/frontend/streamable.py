@@ -194,7 +194,7 @@ class StreamableFront:
             raise NothingToStream()
         self._watch(stream, session, outlet, reply)
         stream.start()
-        reply.resume(stream, since)
+        session.replayed(reply.resume(stream, since))
 
     def delete(self, request: ClientRequest) -> None:
         """``DELETE /mcp``: the client is done; so is the session, whether the backend hears of it or not.
@@ -238,6 +238,11 @@ class StreamableFront:
         stream.on_pause = lambda: session.stream_paused(reply)
         stream.on_resume = lambda: session.stream_resumed(reply)
         self._streams[stream] = outlet
+
+    @property
+    def open_streams(self) -> int:
+        """How many event streams clients have open."""
+        return sum(stream.started for stream in self._streams)
 
     def keep_alive(self) -> None:
         """Show every idle client that its stream lives; a reply that takes long becomes a stream."""

@@ -82,6 +82,11 @@ class WebRequest(ClientRequest):
         """The port that the client has reached."""
         return int(getattr(self._request.getHost(), "port", 0))
 
+    @property
+    def peer(self) -> str:
+        """The address that the client has come from."""
+        return str(getattr(self._request.getClientAddress(), "host", ""))
+
     def _body(self) -> bytes | None:
         content: bytes = self._request.content.read()
         return None if self._request.too_large else content

@@ -14,6 +14,7 @@ from mcp_proxy.session.deliveries import Deliveries
 from mcp_proxy.session.exchanges import Delivery, Exchange, Exchanges, Full
 from mcp_proxy.session.interfaces import Outgoing
 from mcp_proxy.session.lifecycle import Phase
+from mcp_proxy.session.meter import NO_METER, Meter
 from mcp_proxy.session.policy import Policy
 from mcp_proxy.session.questions import Questions
 from mcp_proxy.session.route import IRoute
@@ -35,14 +36,15 @@ OWN_PREFIX = b'"mcp-proxy/'
 class Courier:
     """See the module. Callers: the session, which passes on what its client and its link say."""
 
-    def __init__(self, route: IRoute, clock: IReactorTime, policy: Policy) -> None:
+    def __init__(self, route: IRoute, clock: IReactorTime, policy: Policy, meter: Meter = NO_METER) -> None:
         self._route = route
         self._clock = clock
         self._policy = policy
+        self._meter = meter
         self._timers = Timers(clock)
         self._exchanges = Exchanges(policy.max_held, policy.max_held_bytes)
         self._questions = Questions()
-        self.deliveries = Deliveries(self, self._exchanges, route, clock, policy)
+        self.deliveries = Deliveries(self, self._exchanges, route, clock, policy, meter)
         self._count = 0
 
     @property
@@ -112,9 +114,11 @@ class Courier:
         if exchange is None or identity is None or exchange.cancelled:
             return
         exchange.cancelled = True
+        self._meter.cancelled(exchange)
         self._route.outlet.abandon(exchange)
         if exchange in self._exchanges.held:
             self._exchanges.drop(exchange)
+            self._unheld(exchange)
             return
         if self._route.link is not None:
             raw = message.raw
@@ -150,12 +154,14 @@ class Courier:
         except Full:
             self.fail(exchange, Overloaded())
             return
+        exchange.held_since = now
         exchange.beat = now + FIRST_BEAT
         self._arm()
 
     def release(self) -> None:
         """There is a live link: what was held goes, in the order in which it came."""
         for exchange in self._exchanges.ready(self._clock.seconds()):
+            self._unheld(exchange)
             self.send(exchange)
         self._arm()
 
@@ -165,6 +171,7 @@ class Courier:
         for cancellation, about in self._questions.lost():
             self._route.outlet.emit(cancellation, about)
         now = self._clock.seconds()
+        waiting = set(self._exchanges.held)
         for exchange in self._exchanges.lose(self.deliveries.is_repeatable, now + self._policy.hold_timeout):
             if exchange.delivery is Delivery.NOT_SENT:
                 self.fail(exchange, Overloaded())  # there is no room to hold it
@@ -172,6 +179,8 @@ class Courier:
                 self.fail(exchange, truth.outcome_unknown(exchange, self._route.trouble))
         for exchange in self._exchanges.held:
             exchange.beat = max(exchange.beat, now + FIRST_BEAT)
+            if exchange not in waiting:
+                exchange.held_since = now
         self._arm()
 
     def answer_held(self, *, but_initialize: bool) -> None:
@@ -185,11 +194,14 @@ class Courier:
     def cancel_all(self) -> None:
         """Nobody waits for any answer."""
         for exchange in self._exchanges:
-            exchange.cancelled = True
+            if not exchange.cancelled:
+                exchange.cancelled = True
+                self._meter.cancelled(exchange)
 
     def refuse_held(self, error: ProxyError) -> None:
         """What is held will never be delivered."""
         for exchange in self._exchanges.take_held(lambda _: False):
+            self._unheld(exchange)
             self.fail(exchange, error)
         self._arm()
 
@@ -202,11 +214,12 @@ class Courier:
 
     def deliver_answer(self, message: Message) -> None:
         """The backend answered a request of the client's."""
+        now = self._clock.seconds()
         exchange = self._exchanges.answered(message.id)
         if exchange is None:
             log.debug("answer that nobody waits for dropped", session=self._route.label)
             return
-        if self._is_to_last(exchange, message):
+        if exchange.is_lasting and self._is_to_last(exchange, message, now):
             self._ask_again(exchange)
             return
         raw = self._route.memory.answered(exchange.message, message)
@@ -214,13 +227,15 @@ class Courier:
             raw = jsonrpc.with_id(raw, exchange.message.id or b"null")
         if not (exchange.cancelled and message.is_error):
             self._route.outlet.answer(exchange, raw)
+        if not exchange.cancelled:
+            self._meter.answered(exchange, now, self._clock.seconds(), is_error=message.is_error)
         if exchange.message.method == revisions.INITIALIZE and not message.is_error:
             self._route.initialized()
 
-    def _is_to_last(self, exchange: Exchange, message: Message) -> bool:
+    def _is_to_last(self, exchange: Exchange, message: Message, now: float) -> bool:
         """Whether the backend ends what is meant to last, perhaps because it stops; not if it does so at once."""
-        lasted = self._clock.seconds() - max(exchange.arrived, exchange.not_before)
-        return exchange.is_lasting and not message.is_error and lasted >= self._policy.reconnect_delay
+        lasted = now - max(exchange.arrived, exchange.not_before)
+        return not message.is_error and lasted >= self._policy.reconnect_delay
 
     def _ask_again(self, exchange: Exchange) -> None:
         """A backend that stops has the time to be gone before it is asked."""
@@ -247,6 +262,7 @@ class Courier:
         if raw is None:
             log.warn("backend request dropped: too many are unanswered", session=route.label)
         else:
+            self._meter.relayed()
             route.outlet.emit(raw, about)
 
     def deliver_notification(self, message: Message, about: Exchange | None) -> None:
@@ -254,10 +270,12 @@ class Courier:
         if message.method != revisions.CANCELLED:
             if about is not None and message.method == revisions.PROGRESS:
                 about.has_progress = True
+            self._meter.relayed()
             self._route.outlet.emit(message.raw, about)
             return
         withdrawn = self._questions.withdrawn(message)
         if withdrawn is not None:
+            self._meter.relayed()
             self._route.outlet.emit(*withdrawn)
 
     def deliver_oversized(self, event: Oversized, about: Exchange | None) -> None:
@@ -285,15 +303,22 @@ class Courier:
             delivery=exchange.delivery.value,
             outage_ms=int(self._route.outage * 1000),
         )
+        self._meter.failed(exchange, error)
         raw = truth.error_answer(exchange, error, self._route.outage, self._policy.reconnect_delay)
         self._route.outlet.answer(exchange, raw, error)
 
     def _give_up_on(self, exchange: Exchange) -> None:
+        self._unheld(exchange)
         challenge = self._route.credentials.challenge
         if challenge is not None and self._route.outlet.refuse(exchange, challenge):
             self._route.credentials.take_challenge()
+            self._meter.refused(exchange)
             return
         self.fail(exchange, truth.given_up(exchange, self._route.outage, self._route.trouble))
+
+    def _unheld(self, exchange: Exchange) -> None:
+        if exchange.held_since is not None:
+            self._meter.held(self._clock.seconds() - exchange.held_since)
 
     # -- the time that a message may be held -------------------------------------------------------------------
 

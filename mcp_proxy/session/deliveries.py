@@ -12,6 +12,7 @@ from mcp_proxy.session import truth
 from mcp_proxy.session.exchanges import Delivery, Exchange, Exchanges
 from mcp_proxy.session.interfaces import Outgoing, Refusal
 from mcp_proxy.session.lifecycle import Phase
+from mcp_proxy.session.meter import NO_METER, Meter
 from mcp_proxy.session.policy import Policy
 from mcp_proxy.session.route import IRoute
 from mcp_proxy.wire import jsonrpc, revisions
@@ -37,13 +38,20 @@ class Deliveries:
     """See the module."""
 
     def __init__(
-        self, courier: ICourier, exchanges: Exchanges, route: IRoute, clock: IReactorTime, policy: Policy
+        self,
+        courier: ICourier,
+        exchanges: Exchanges,
+        route: IRoute,
+        clock: IReactorTime,
+        policy: Policy,
+        meter: Meter = NO_METER,
     ) -> None:
         self._courier = courier
         self._exchanges = exchanges
         self._route = route
         self._clock = clock
         self._policy = policy
+        self._meter = meter
         self._probing: dict[bytes, tuple[Exchange, Refusal]] = {}  # by the id of our ping
 
     def forget_probes(self) -> None:
@@ -99,12 +107,16 @@ class Deliveries:
 
     def _refuse(self, exchange: Exchange, refusal: Refusal) -> None:
         """Tell the client what the backend said, as it said it where there is a way."""
-        if exchange.cancelled or (refusal.answer is not None and self._route.outlet.refuse(exchange, refusal.answer)):
+        if exchange.cancelled:
+            return
+        if refusal.answer is not None and self._route.outlet.refuse(exchange, refusal.answer):
+            self._meter.refused(exchange)
             return
         if refusal.challenge is not None:
             self._route.credentials.challenged(refusal.challenge)
         own = None if refusal.answer is None else jsonrpc.error_under(exchange.message.id or b"", refusal.answer.body)
         if own is not None:
+            self._meter.refused(exchange)
             self._route.outlet.answer(exchange, own)
         else:
             self._courier.fail(exchange, truth.refused(refusal))

@@ -40,7 +40,8 @@ class Exchange:
     held. ``is_on_link`` tells whether its last try got as far as the network, whatever became of those before.
     ``token`` is what the client wants to hear of progress under. ``cancelled``: the client does not wait for an answer.
     ``has_progress``: the backend has reported some. ``is_lasting``: its answer is a stream that is meant to last, so
-    there is no hurry. ``reply`` is where the answer goes, if it has a place of its own.
+    there is no hurry. ``reply`` is where the answer goes, if it has a place of its own. ``sent_at`` is when it was
+    first handed to the network; ``held_since`` when it was held, if it ever was.
     """
 
     message: Message
@@ -59,6 +60,8 @@ class Exchange:
     is_lasting: bool = False
     has_progress: bool = False
     reply: object = None
+    sent_at: float = 0.0
+    held_since: float | None = None
     token: object = field(init=False, default=None)
     fingerprint: int = field(init=False)
     is_safe: bool = field(init=False)
@@ -75,11 +78,12 @@ class Exchange:
         """Whether somebody waits for an answer."""
         return self.message.kind is Kind.REQUEST
 
-    def was_sent(self) -> None:
+    def was_sent(self, now: float = 0.0) -> None:
         """It is being handed to the network, so the backend may have it."""
         self.is_on_link = True
         if self.delivery is Delivery.NOT_SENT:
             self.delivery = Delivery.SENT
+            self.sent_at = now
 
     def forget_text(self) -> None:
         """It will never be sent again: keep no more than its answer needs."""

@@ -184,8 +184,8 @@ class IOutlet(Protocol):
     def last_event(self) -> int:
         """The number of the newest event that belongs to no request."""
 
-    def attach(self, stream: IClientStream, since: int | None) -> None:
-        """Use this stream for what belongs to no request.
+    def attach(self, stream: IClientStream, since: int | None) -> int:
+        """Use this stream for what belongs to no request; tells how many events the client had missed.
 
         :param since: the last event that the client has seen; None if it does not say.
         """

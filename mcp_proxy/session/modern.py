@@ -180,8 +180,9 @@ class ModernOutlet:
         """Whether the client does not read."""
         return [None] if self._reply.paused and not self._is_over else []
 
-    def attach(self, stream: IClientStream, since: int | None) -> None:
+    def attach(self, stream: IClientStream, since: int | None) -> int:
         """There is only the one stream."""
+        return 0
 
     def detach(self, stream: IClientStream) -> bool:
         """Leaving is cancelling, which the front sees to."""

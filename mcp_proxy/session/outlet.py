@@ -48,14 +48,19 @@ class Channel:
             self._written = number
             self.stream.write(sse.encode(raw, identity=self.event_id(number)))
 
-    def attach(self, stream: IClientStream, since: int | None) -> None:
-        """Use this stream from now on; first it gets what it has missed since that event, or what nobody has got."""
+    def attach(self, stream: IClientStream, since: int | None) -> int:
+        """Use this stream from now on; first it gets what it has missed since that event, or what nobody has got.
+
+        Tells how much that is.
+        """
         superseded, self.stream = self.stream, stream
         if superseded is not None:
             superseded.close()
-        for number, raw in self._log.since(self._written if since is None else since):
+        missed = self._log.since(self._written if since is None else since)
+        for number, raw in missed:
             stream.write(sse.encode(raw, identity=self.event_id(number)))
         self._written = self._log.last
+        return len(missed)
 
     def detach(self, stream: IClientStream) -> bool:
         """The client has left this stream; tells whether it was in use."""
@@ -99,9 +104,9 @@ class SSEOutlet:
         """The number of the newest event."""
         return self._channel.last_event
 
-    def attach(self, stream: IClientStream, since: int | None) -> None:
+    def attach(self, stream: IClientStream, since: int | None) -> int:
         """The client listens on this stream."""
-        self._channel.attach(stream, since)
+        return self._channel.attach(stream, since)
 
     def detach(self, stream: IClientStream) -> bool:
         """It has left it."""

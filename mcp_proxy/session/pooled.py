@@ -311,8 +311,9 @@ class Pooled:
         """The calls whose clients do not read."""
         return [call for call in self.calls.values() if call.reply is not None and call.reply.paused]
 
-    def attach(self, stream: IClientStream, since: int | None) -> None:
+    def attach(self, stream: IClientStream, since: int | None) -> int:
         """There are only replies."""
+        return 0
 
     def detach(self, stream: IClientStream) -> bool:
         """There are only replies."""

@@ -161,11 +161,12 @@ class Reply:
         """Whether there is, or will be, anything after this event."""
         return not self.is_done or since < self._channel.last_event
 
-    def resume(self, stream: IClientStream, since: int) -> None:
-        """The client has come back for the rest, on another stream."""
-        self._channel.attach(stream, since)
+    def resume(self, stream: IClientStream, since: int) -> int:
+        """The client has come back for the rest, on another stream; tells how many events it had missed."""
+        missed = self._channel.attach(stream, since)
         if self.is_done:
             self._channel.close()
+        return missed
 
     def gone(self, stream: IClientStream) -> None:
         """The client has left; that cancels nothing."""
@@ -246,9 +247,9 @@ class StreamableOutlet:
         reply = self._open.get(int(place)) or self._finished.get(int(place))
         return None if reply is None else (reply, int(number))
 
-    def attach(self, stream: IClientStream, since: int | None) -> None:
+    def attach(self, stream: IClientStream, since: int | None) -> int:
         """The client listens on this stream for what belongs to no reply."""
-        self._general.attach(stream, since)
+        return self._general.attach(stream, since)
 
     def detach(self, stream: IClientStream) -> bool:
         """It has left it."""

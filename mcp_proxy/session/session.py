@@ -19,6 +19,7 @@ from mcp_proxy.session.credentials import Credentials
 from mcp_proxy.session.handshake import Memory
 from mcp_proxy.session.interfaces import HTTPAnswer, IBackend, IClientStream, ILink, IOutlet
 from mcp_proxy.session.lifecycle import Phase
+from mcp_proxy.session.meter import NO_METER, Meter
 from mcp_proxy.session.policy import Policy
 from mcp_proxy.session.uplink import Uplink
 from mcp_proxy.timers import Timers
@@ -40,6 +41,7 @@ class Session:
     :param forget: called once, when the session is over.
     :param remember: called when the client has initialized.
     :param recall: finds what another stream of the same client initialized with.
+    :param meter: counts what happens.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Session:
         forget: Callable[[Session], None],
         remember: Callable[[Session], None],
         recall: Callable[[Session], Memory | None],
+        meter: Meter = NO_METER,
     ) -> None:
         self.id = token
         self.credentials = Credentials(owner, headers)
@@ -64,12 +67,13 @@ class Session:
         self._last_seen = clock.seconds()
         self._clock = clock
         self._policy = policy
+        self._meter = meter
         self._forget, self._remember, self._recall = forget, remember, recall
         self._timers = Timers(clock)
-        self._courier = Courier(self, clock, policy)
+        self._courier = Courier(self, clock, policy, meter)
         self._is_draining = False
         self._verdicts: list[Deferred[HTTPAnswer | None]] = []
-        self.uplink = Uplink(self, self._courier, backend, clock, policy)
+        self.uplink = Uplink(self, self._courier, backend, clock, policy, meter)
 
     # -- what others may know ----------------------------------------------------------------------------------
 
@@ -92,6 +96,16 @@ class Session:
     def idle_since(self) -> float | None:
         """When its client was last heard of; None while it is connected."""
         return None if self.outlet.attached else self._last_seen
+
+    @property
+    def held(self) -> int:
+        """How many messages of the client's wait for a link."""
+        return self._courier.held
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests of the client's wait for the backend's answer."""
+        return self._courier.in_flight
 
     @property
     def phase(self) -> Phase:
@@ -138,7 +152,7 @@ class Session:
         :param since: the number of the last event that it has seen; None if it does not say.
         """
         self._timers.cancel("linger")
-        self.outlet.attach(stream, since)
+        self.replayed(self.outlet.attach(stream, since))
         if self.link is not None and not stream.paused:
             self.link.resume(None)
         self.uplink.lifecycle.wake()
@@ -152,8 +166,14 @@ class Session:
         log.info("client disconnected", session=self.label, generation=self.generation)
         self._await_client()
 
+    def replayed(self, events: int) -> None:
+        """The client was sent events that it had missed."""
+        if events:
+            self._meter.replayed(events)
+
     def stream_paused(self, source: object = None) -> None:
         """The client is slow: stop what feeds this stream, and nobody else's."""
+        self._meter.stalled()
         if self.link is not None:
             self.link.pause(source)
 

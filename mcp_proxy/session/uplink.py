@@ -18,6 +18,7 @@ from mcp_proxy.session.exchanges import Exchange
 from mcp_proxy.session.handshake import HandshakeFailed, Memory, Replay, Step
 from mcp_proxy.session.interfaces import HTTPAnswer, IBackend, ILink, IOutlet, Loss, Outgoing, Refusal
 from mcp_proxy.session.lifecycle import Phase, machine
+from mcp_proxy.session.meter import NO_METER, Meter
 from mcp_proxy.session.policy import Policy
 from mcp_proxy.timers import Timers
 from mcp_proxy.wire import jsonrpc, revisions
@@ -53,7 +54,15 @@ class IHost(Protocol):
 class Uplink:
     """See the module. Callers: the session, links, the backend's view, the machine."""
 
-    def __init__(self, host: IHost, courier: Courier, backend: IBackend, clock: IReactorTime, policy: Policy) -> None:
+    def __init__(
+        self,
+        host: IHost,
+        courier: Courier,
+        backend: IBackend,
+        clock: IReactorTime,
+        policy: Policy,
+        meter: Meter = NO_METER,
+    ) -> None:
         self.phase = Phase.DORMANT
         self.generation = 0
         self.link: ILink | None = None
@@ -62,6 +71,7 @@ class Uplink:
         self._backend = backend
         self._clock = clock
         self._policy = policy
+        self._meter = meter
         self._timers = Timers(clock)
         self._replay: Replay | None = None
         self._told_initialized = False
@@ -156,7 +166,7 @@ class Uplink:
     def link_sent(self, link: ILink, outgoing: Outgoing) -> None:
         """A message is being handed to the network."""
         if outgoing.exchange is not None:
-            outgoing.exchange.was_sent()
+            outgoing.exchange.was_sent(self._clock.seconds())
 
     def link_accepted(self, link: ILink, outgoing: Outgoing) -> None:
         """The backend took a message."""
@@ -351,6 +361,7 @@ class Uplink:
         for dropped in replay.dropped:
             log.warn("backend refused to restore {what}", what=dropped, session=self._host.label)
         self._host.outlet.restored(replay.initialized)
+        self._meter.restored()
         log.info("session restored", session=self._host.label, generation=self.generation)
         for method in replay.changed:
             self._host.outlet.emit(jsonrpc.notification(method))

@@ -144,6 +144,14 @@ class HostRefused(ProxyError):
     """This Host is not served here. Add it to ALLOWED_HOSTS to admit it."""
 
 
+class TokenWanted(ProxyError):
+    """This page is for operators: send Authorization: Bearer and the ADMIN_TOKEN."""
+
+
+class OnlyLocal(ProxyError):
+    """This page is for operators on the proxy's own machine, unless ADMIN_TOKEN is set."""
+
+
 class TooManySessions(ProxyError):
     """The proxy is at MAX_SESSIONS. Try again when other clients have gone."""
 
@@ -204,6 +212,8 @@ ANSWERS: Mapping[type[ProxyError], Answer] = {
     NotAcceptable: Answer(HTTPStatus.NOT_ACCEPTABLE, -32600),
     OriginRefused: Answer(HTTPStatus.FORBIDDEN, -32600),
     HostRefused: Answer(HTTPStatus.MISDIRECTED_REQUEST, -32600),
+    TokenWanted: Answer(HTTPStatus.UNAUTHORIZED, -32600, {"WWW-Authenticate": 'Bearer realm="mcp-proxy"'}),
+    OnlyLocal: Answer(HTTPStatus.FORBIDDEN, -32600),
     TooManySessions: Answer(HTTPStatus.SERVICE_UNAVAILABLE, -31004, {"Retry-After": "5"}),
     ShuttingDown: Answer(HTTPStatus.SERVICE_UNAVAILABLE, -31001, {"Retry-After": "5"}),
     BackendUnavailable: Answer(HTTPStatus.SERVICE_UNAVAILABLE, -31001, {"Retry-After": "2"}),

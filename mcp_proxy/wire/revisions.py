@@ -60,6 +60,9 @@ _SAFE = frozenset(LISTS) | {
     "tasks/result",
 }
 
+#: What clients may ask for.
+METHODS = _SAFE | {CALL_TOOL, "tasks/cancel"}
+
 #: Members that carry a client's answers into a retried request: such a request is used up by its first delivery.
 _SINGLE_USE = ("inputResponses", "requestState")
 

@@ -17,6 +17,7 @@ ROUTES = {
     "/": {"GET"},
     "/health": {"GET"},
     "/ready": {"GET"},
+    "/metrics": {"GET"},
     "/mcp": {"GET", "POST", "DELETE"},
     "/mcp/sse": {"GET", "POST", "DELETE"},
     "/mcp/messages/x": {"POST"},

@@ -20,11 +20,12 @@ from mcp_proxy.backend.failures import RequestFailed
 from mcp_proxy.backend.health import Health
 from mcp_proxy.frontend.app import App
 from mcp_proxy.frontend.discovery import Discovery
-from mcp_proxy.frontend.guard import Guard
+from mcp_proxy.frontend.guard import AdminGuard, Guard
 from mcp_proxy.frontend.http_sse import HTTPSSEFront
 from mcp_proxy.frontend.modern import ModernFront
 from mcp_proxy.frontend.status import StatusPages
 from mcp_proxy.frontend.streamable import StreamableFront
+from mcp_proxy.metrics import Metrics, Tally
 from mcp_proxy.session.era import Era
 from mcp_proxy.session.exchanges import Exchange
 from mcp_proxy.session.interfaces import HTTPAnswer, ILinkOwner, ISeeker, Loss, Outgoing, Refusal
@@ -261,8 +262,8 @@ class FakePort:
 class MemoryTransport(StringTransport):
     """A server's transport that notices when it is closed."""
 
-    def __init__(self, port: int) -> None:
-        super().__init__(IPv4Address("TCP", "127.0.0.1", port), IPv4Address("TCP", "127.0.0.1", 40000))
+    def __init__(self, port: int, peer: str = "127.0.0.1") -> None:
+        super().__init__(IPv4Address("TCP", "127.0.0.1", port), IPv4Address("TCP", peer, 40000))
         self.protocol: Any = None
         self.gone = False
 
@@ -284,9 +285,9 @@ class MemoryTransport(StringTransport):
 class Connection:
     """One connection of a client's, and what it got."""
 
-    def __init__(self, listener: IProtocolFactory, port: int, clock: Clock) -> None:
+    def __init__(self, listener: IProtocolFactory, port: int, clock: Clock, peer: str = "127.0.0.1") -> None:
         self._clock = clock
-        self._transport = MemoryTransport(port)
+        self._transport = MemoryTransport(port, peer)
         protocol: Any = listener.buildProtocol(IPv4Address("TCP", "127.0.0.1", 40000))
         self._transport.protocol = protocol
         self._is_head = False
@@ -383,11 +384,13 @@ class House:
         idle_timeout: float = 1800.0,
         port: int = 8001,
         stack: str = "",
+        admin_token: str = "",
     ) -> None:
         self.clock = Clock()
         self.clock.advance(1_700_000_000)
         self.backend = FakeBackend()
         policy = policy or Policy()
+        self.tally = Tally()
         self.registry = Registry(
             lambda token, owner, headers, outlet: Session(
                 token,
@@ -400,6 +403,7 @@ class House:
                 forget=self.registry.forget,
                 remember=self.registry.remember,
                 recall=self.registry.recall,
+                meter=self.tally,
             ),
             max_sessions,
             idle_timeout,
@@ -415,16 +419,20 @@ class House:
         self.modern = ModernFront(self.registry, lambda: self.backend.outage > 0, Era(), make_pool)
         self.pool = self.modern.pool
         self.streamable = StreamableFront(self.registry, self.modern)
-        self.status = StatusPages(self.registry, self.health, self.clock, "http://***@backend:3000")
+        fronts = {"sse": self.front, "streamable": self.streamable, "modern": self.modern}
+        metrics = Metrics(self.tally, self.registry, self.backend, self.health, fronts, max_sessions)
+        admin = AdminGuard(admin_token)
+        self.status = StatusPages(self.registry, self.health, self.clock, "http://***@backend:3000", metrics, admin)
         discovery = Discovery(self.backend_port.fetch)
         self.app = App(guard or Guard(), self.front, self.streamable, self.status, discovery, self.clock, stall_timeout)
         self.listener = self.app.listener(stack or STACK, self.clock, max_body_bytes)
         self._port = port
+        self.peer = "127.0.0.1"
         self.connections: list[Connection] = []
 
     def connect(self) -> Connection:
         """A client connects."""
-        connection = Connection(self.listener, self._port, self.clock)
+        connection = Connection(self.listener, self._port, self.clock, self.peer)
         self.connections.append(connection)
         return connection
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from prometheus_client.core import HistogramMetricFamily
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.task import Clock
@@ -12,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mcp_proxy.backend.backend import MAX_TURNS, STRIKES, Backend
 from mcp_proxy.backend.failures import RequestFailed
+from mcp_proxy.metrics import Tally
 from mcp_proxy.session.interfaces import Loss
 
 REFUSED = Loss("connection refused", reachable=False)
@@ -68,8 +70,15 @@ class BackendCase(SynchronousTestCase):
         self.answers = True
         self.asked = self.tried = 0
         self.watch: Watch | None = None
+        self.tally = Tally()
         self.backend = Backend(
-            self.clock, self, self.make_link, max_attempts=self.max_attempts, delay=2.0, jitter=lambda delay: delay
+            self.clock,
+            self,
+            self.make_link,
+            max_attempts=self.max_attempts,
+            delay=2.0,
+            jitter=lambda delay: delay,
+            meter=self.tally,
         )
 
     def try_connect(self) -> Deferred[None]:
@@ -114,6 +123,23 @@ class BackendCase(SynchronousTestCase):
     def advance(self, seconds: float) -> None:
         """Time passes in small steps."""
         self.clock.pump([0.05] * round(seconds / 0.05))
+
+
+class Counted(BackendCase):
+    def test_outage(self) -> None:
+        """Each attempt is counted when it is made, and an outage, with its length, once."""
+        seeker = self.live()
+        self.backend.lost(REFUSED)
+        self.down()
+        self.advance(5.0)
+        self.assertEqual((self.backend.outages, self.tally.attempts), (1, 3))
+        self.backend.succeeded(seeker)
+        self.backend.succeeded(seeker)
+        times = HistogramMetricFamily("x", "", labels=())
+        self.tally.outage_times.add_to(times)
+        values = {each.name: each.value for each in times.samples}
+        self.assertEqual(values["x_count"], 1)
+        self.assertAlmostEqual(values["x_sum"], 5.0, places=2)
 
 
 class Turns(BackendCase):

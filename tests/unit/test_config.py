@@ -142,6 +142,24 @@ class Values(SynchronousTestCase):
             self.assertEqual(len(str(error).splitlines()), 1)
 
 
+class Secret(SynchronousTestCase):
+    def test_values(self) -> None:
+        """The token of operators is long, visible and without spaces, or there is none."""
+        self.assertEqual(load({}, {"ADMIN_TOKEN": "x" * 16}, None).admin_token, "x" * 16)
+        self.assertEqual(load({"ADMIN_TOKEN": ""}, {"ADMIN_TOKEN": "x" * 16}, None).admin_token, "")
+        for text in ("x" * 15, "x" * 16 + " x", "\u00e4" * 16):
+            self.assertRaises(ConfigError, load, {}, {"ADMIN_TOKEN": text}, None)
+
+    def test_never_shown(self) -> None:
+        """It is in no text about the settings, not even in one that refuses it."""
+        settings = load({}, {"ADMIN_TOKEN": "s3cret-s3cret-s3cret"}, None)
+        self.assertEqual(settings.describe()["ADMIN_TOKEN"], "***")
+        self.assertNotIn("s3cret", repr(settings))
+        error = self.assertRaises(ConfigError, load, {}, {"ADMIN_TOKEN": "s3cret s3cret s3cret"}, None)
+        self.assertIn("ADMIN_TOKEN", str(error))
+        self.assertNotIn("s3cret", str(error))
+
+
 class Messages(SynchronousTestCase):
     def test_flag(self) -> None:
         """A refusal names variable, source, value and what is allowed."""
