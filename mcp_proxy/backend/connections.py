@@ -171,21 +171,19 @@ def _where(url: str) -> tuple[bytes, bytes]:
     return parts.netloc.encode("ascii"), path.encode("ascii")
 
 
-def request_bytes(method: str, url: str, headers: Headers, body: bytes | None) -> bytes:
-    """A request as it goes over the network.
+def request_head(method: str, url: str, headers: Headers) -> bytes:
+    """A request as it goes over the network, up to what depends on its body.
 
     :raises ValueError: a header would be more than one.
     """
     host, path = _where(url)
     lines = [b"%b %b HTTP/1.1" % (method.encode("ascii"), path), b"Host: " + host]
     lines += [b"%b: %b" % header for header in headers if header[0].lower() != b"accept-encoding"]
-    lines.append(b"Accept-Encoding: identity")  # a compressed event stream is a late one
-    if body is not None:
-        lines.append(b"Content-Length: %d" % len(body))
+    lines.append(b"Accept-Encoding: identity\r\n")  # a compressed event stream is a late one
     head = b"\r\n".join(lines)
-    if head.count(b"\n") >= len(lines) or head.count(b"\r") >= len(lines) or b"\0" in head:
+    if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines) or b"\0" in head:
         raise ValueError("a header has a line break in it")
-    return head + b"\r\n\r\n" + (body or b"")
+    return head
 
 
 class LeanConnections:
@@ -214,6 +212,8 @@ class LeanRequests:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._jar: IndexableCookieJar | None = None
+        self._last: tuple[str, str, Headers] | None = None
+        self._head = b""
 
     def open(
         self, method: str, url: str, headers: Headers, body: bytes | None, *, reuse: bool, sending: Callable[[], None]
@@ -222,11 +222,19 @@ class LeanRequests:
         if self._jar is not None:
             headers = self._with_cookies(self._jar, url, headers)
         try:
-            data = request_bytes(method, url, headers, body)
+            head = self._head_of(method, url, headers)
         except ValueError as error:
             return fail(RequestFailed(str(error), sent=False))
+        data = head + b"\r\n" if body is None else b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body)
         asked = self._pool.ask(data, sending, has_body=body is not None, max_idle=IDLE_TIMEOUT if reuse else FRESH)
         return asked.addCallbacks(self._answered, _failed, callbackArgs=(url,))
+
+    def _head_of(self, method: str, url: str, headers: Headers) -> bytes:
+        """The head of a request, which is often that of the one before."""
+        last = (method, url, headers)
+        if last != self._last:
+            self._head, self._last = request_head(method, url, headers), last
+        return self._head
 
     def _answered(self, answer: Incoming, url: str) -> Response:
         cookies = [value for name, value in answer.headers if name == _SET_COOKIE]

@@ -34,6 +34,9 @@ _BYTES_ACKED = struct.Struct("=120xQ")
 #: The socket is not blocking.
 _LOOK = int(socket.MSG_PEEK)
 
+#: What tells where a body ends, if not the end of the connection.
+_LENGTHS = frozenset((b"content-length", b"transfer-encoding"))
+
 _ENDED = "the stream ended"
 _CUT_OFF = "the answer was cut off"
 _CLOSED = "the connection was closed"
@@ -213,10 +216,14 @@ class Connection(Protocol):
     def on_message_begin(self) -> None:
         """The parser has seen the first byte of an answer."""
         self._is_spoiled = self._finished is not None  # nobody has asked for this one
+        self._is_delimited = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """The parser has read a header."""
-        self._headers.append((name.lower(), value))
+        name = name.lower()
+        self._headers.append((name, value))
+        if name in _LENGTHS:
+            self._is_delimited = True
 
     def on_headers_complete(self) -> None:
         """The parser has read the head of the answer."""
@@ -225,8 +232,6 @@ class Connection(Protocol):
         asked = self._asked
         if asked is None or status < 200 or self._is_spoiled:
             return  # of an interim answer; the real one follows
-        names = {name for name, _ in headers}
-        self._is_delimited = b"content-length" in names or b"transfer-encoding" in names
         self._answer = Incoming(self, status, headers)
         self._is_answered = True
         asked.answered(self._answer)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Collection
+from functools import lru_cache
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -141,6 +142,7 @@ def check_reply_head(request: ClientRequest) -> None:
         raise NotAcceptable("The Accept header must name both application/json and text/event-stream.")
 
 
+@lru_cache(maxsize=1024)
 def _hostname(url: str) -> str:
     try:
         return urlsplit(url).hostname or ""

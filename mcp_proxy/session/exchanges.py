@@ -38,7 +38,8 @@ class Exchange:
 
     ``backend_id`` is its id towards the backend. ``deadline``, in seconds of the session's clock, is set while it is
     held. ``is_on_link`` tells whether its last try got as far as the network, whatever became of those before.
-    ``token`` is what the client wants to hear of progress under. ``cancelled``: the client does not wait for an answer.
+    ``is_request``: somebody waits for an answer. ``token`` is what the client wants to hear of progress under.
+    ``cancelled``: the client does not wait for an answer.
     ``has_progress``: the backend has reported some. ``is_lasting``: its answer is a stream that is meant to last, so
     there is no hurry. ``reply`` is where the answer goes, if it has a place of its own. ``sent_at`` is when it was
     first handed to the network; ``held_since`` when it was held, if it ever was.
@@ -64,19 +65,16 @@ class Exchange:
     held_since: float | None = None
     token: object = field(init=False, default=None)
     fingerprint: int = field(init=False)
+    is_request: bool = field(init=False)
     is_safe: bool = field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        self.is_request = self.message.kind is Kind.REQUEST
         self.fingerprint = hash(self.message.raw)
         self.is_safe = self.is_request and revisions.is_safe(self.message)
         if self.is_request and b"progressToken" in self.message.body:
             meta = self.message.params().get("_meta")
             self.token = meta.get("progressToken") if isinstance(meta, dict) else None
-
-    @property
-    def is_request(self) -> bool:
-        """Whether somebody waits for an answer."""
-        return self.message.kind is Kind.REQUEST
 
     def was_sent(self, now: float = 0.0) -> None:
         """It is being handed to the network, so the backend may have it."""
