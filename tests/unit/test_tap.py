@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import signal
@@ -137,6 +138,8 @@ class Signals(SynchronousTestCase):
         proxy.hurry = lambda: stops.append("hurry")
         root = tap._Root(proxy, None, reactor)
         root.startService()
+        self.addCleanup(gc.unfreeze)
+        self.addCleanup(gc.set_threshold, *gc.get_threshold())
         for hook, arguments, keywords in reactor.whenRunningHooks:
             hook(*arguments, **keywords)
         os.kill(os.getpid(), signal.SIGTERM)
