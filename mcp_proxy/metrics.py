@@ -44,6 +44,17 @@ OUTCOMES: Mapping[type[ProxyError], str] = {
     Overloaded: "overloaded",
     BackendRefused: "refused",
 }
+#: What is told from the start, as 0: an alert on an increase misses the first of a kind otherwise.
+_RARE = {
+    (revisions.CALL_TOOL, outcome, delivery): 0
+    for outcome, delivery in (
+        ("not_delivered", "no"),
+        ("overloaded", "no"),
+        ("not_restorable", "no"),
+        ("unknown", "maybe"),
+        ("unknown", "yes"),
+    )
+}
 #: Upper bounds, in seconds.
 ADDED = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 ANSWERED = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -257,7 +268,7 @@ class Metrics(Collector):
     def _requests(self) -> Iterator[Metric]:
         tally = self._tally
         text = "Requests of clients that are over: what became of them, and whether they were delivered."
-        yield _counter("requests", text, tally.requests, ("method", "outcome", "delivery"))
+        yield _counter("requests", text, _RARE | tally.requests, ("method", "outcome", "delivery"))
         text = "From a request to its answer, the backend's time and that of a hold included."
         answers = HistogramMetricFamily(PREFIX + "request_seconds", text, labels=("method",))
         for method, times in tally.answer_times.items():
