@@ -40,6 +40,34 @@ def name_of(family: Metric) -> str:
 
 
 class Pages(SynchronousTestCase):
+    def test_clients(self) -> None:
+        """What the README says clients are to be told is JSON, and leads to the proxy as it is by default."""
+        text = (ROOT / "README.md").read_text("utf-8")
+        blocks = re.findall(r"^```json\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+        self.assertEqual(len(blocks), 3)
+        for block in blocks:
+            ((servers),) = json.loads(block).values()
+            self.assertEqual(servers["my-server"]["url"], f"http://localhost:{Settings().proxy_port}/mcp")
+        for url in re.findall(r"http://localhost:8001(/[^ `\"]*)", text):
+            self.assertIn(url, ROUTES)
+
+    def test_links(self) -> None:
+        """Each link from one page of ours to another leads somewhere."""
+        for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+            for link in re.findall(r"\]\(([^)]+)\)", page.read_text("utf-8")):
+                if not link.startswith("http"):
+                    self.assert_leads(page, link)
+
+    def assert_leads(self, page: Path, link: str) -> None:
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path) if path else page
+        self.assertTrue(target.exists(), f"{page.name}: {link}")
+        if anchor:
+            text = target.read_text("utf-8")
+            titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+            anchors = {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
+            self.assertIn(anchor, anchors | set(re.findall(r'<a id="([^"]+)"', text)), f"{page.name}: {link}")
+
     def test_metrics(self) -> None:
         """The page about metrics has each, with its type and the program's own words, in the same order."""
         text = (ROOT / "docs/metrics.md").read_text("utf-8")
@@ -81,6 +109,13 @@ class Queries(SynchronousTestCase):
             self.assertIn(rule["labels"]["severity"], ("warning", "critical"))
             self.assertTrue(rule["annotations"]["summary"].endswith("."), rule)
             self.assertEqual(set(rule) - {"alert", "expr", "for", "labels", "annotations"}, set())
+
+    def test_advice(self) -> None:
+        """The page about deployment says of each alert, and of no other, what to do."""
+        text = (ROOT / "docs/deployment.md").read_text("utf-8")
+        (group,) = yaml.safe_load((DEPLOY / "alerts.yaml").read_text("utf-8"))["groups"]
+        named = re.findall(r"^\| (Mcp\w+) \|", text, re.MULTILINE)
+        self.assertEqual(named, [rule["alert"] for rule in group["rules"]])
 
     def test_dashboard(self) -> None:
         """The dashboard asks for what there is, and shows all of it; no two panels lie on each other."""
