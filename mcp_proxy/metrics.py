@@ -98,10 +98,17 @@ class Tally(Meter):
         self.outage_times = Histogram(AWAY)
         self.relayed_events = self.replayed_events = self.stalls = self.handshakes = self.attempts = 0
 
+    def began(self, exchange: Exchange) -> None:
+        """A request of a client's has arrived, which counts when it is over."""
+
+    def answered_here(self, exchange: Exchange) -> None:
+        """We have answered a request of a client's in the backend's place."""
+        self.ended(exchange, "own", "no")
+
     def answered(self, exchange: Exchange, received: float, done: float, *, is_error: bool) -> None:
         """The backend answered a request of a client's."""
-        method = _METHODS.get(exchange.message.method, OTHER)
-        self.requests[method, "error" if is_error else "result", "yes"] += 1
+        method = self.method_of(exchange)
+        self.ended(exchange, "error" if is_error else "result", "yes")
         times = self.answer_times.get(method)
         if times is None:
             times = self.answer_times[method] = Histogram(ANSWERED)
@@ -111,18 +118,25 @@ class Tally(Meter):
 
     def refused(self, exchange: Exchange) -> None:
         """The backend refused a request by HTTP, and the client was shown that."""
-        self._end(exchange, "refused")
+        self.ended(exchange, "refused", exchange.delivery.value)
 
     def failed(self, exchange: Exchange, error: ProxyError) -> None:
         """A request was answered by us, with an error."""
-        self._end(exchange, next(OUTCOMES[kind] for kind in type(error).__mro__ if kind in OUTCOMES))
+        outcome = next(OUTCOMES[kind] for kind in type(error).__mro__ if kind in OUTCOMES)
+        self.ended(exchange, outcome, exchange.delivery.value)
 
     def cancelled(self, exchange: Exchange) -> None:
         """The client wants no answer any more."""
-        self._end(exchange, "cancelled")
+        self.ended(exchange, "cancelled", exchange.delivery.value)
 
-    def _end(self, exchange: Exchange, outcome: str) -> None:
-        self.requests[_METHODS.get(exchange.message.method, OTHER), outcome, exchange.delivery.value] += 1
+    def ended(self, exchange: Exchange, outcome: str, delivery: str) -> None:
+        """A request is over, in one way or another."""
+        self.requests[self.method_of(exchange), outcome, delivery] += 1
+
+    @staticmethod
+    def method_of(exchange: Exchange) -> str:
+        """What its method is called here."""
+        return _METHODS.get(exchange.message.method, OTHER)
 
     def held(self, seconds: float) -> None:
         """A message was held for so long."""

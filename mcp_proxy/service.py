@@ -59,7 +59,7 @@ def make_service(settings: Settings, reactor: Any) -> ProxyService:
     """
     rng = random.Random()
     jitter = partial(_spread, rng)
-    tally = metrics.Tally()
+    tally = _tally()
     target = Target.of(settings.backend_url)
     http = BackendHTTP(reactor, target, settings.connect_timeout)
     port = Port(reactor, target, http.client(), settings.backend_health_path, settings.connect_timeout)
@@ -294,6 +294,15 @@ class ProxyService(MultiService):
         await self._http.forget_connections()
         await super().stopService()
         log.info("stopped")
+
+
+def _tally() -> metrics.Tally:
+    """What counts, and makes spans if the extra for that is installed."""
+    try:
+        from mcp_proxy import tracing
+    except ImportError:
+        return metrics.Tally()
+    return tracing.tally()
 
 
 def _spread(rng: random.Random, delay: float) -> float:

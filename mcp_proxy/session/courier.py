@@ -89,7 +89,9 @@ class Courier:
         is_unfit = jsonrpc.is_fragile(identity) or identity.startswith(OWN_PREFIX)
         is_unfit = is_unfit and self._route.outlet.needs_handshake  # else it is the only one, and names a subscription
         backend_id = self.own_id() if is_unfit else identity
-        return Exchange(message, headers, arrived=self._clock.seconds(), backend_id=backend_id, reply=reply)
+        exchange = Exchange(message, headers, arrived=self._clock.seconds(), backend_id=backend_id, reply=reply)
+        self._meter.began(exchange)
+        return exchange
 
     def take_notification(self, message: Message, headers: Headers) -> None:
         """A notification of the client's, but neither ``initialized`` nor ``cancelled``."""

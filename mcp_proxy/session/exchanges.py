@@ -42,7 +42,7 @@ class Exchange:
     ``cancelled``: the client does not wait for an answer.
     ``has_progress``: the backend has reported some. ``is_lasting``: its answer is a stream that is meant to last, so
     there is no hurry. ``reply`` is where the answer goes, if it has a place of its own. ``sent_at`` is when it was
-    first handed to the network; ``held_since`` when it was held, if it ever was.
+    first handed to the network; ``held_since`` when it was held, if it ever was. ``span`` is its tracer's.
     """
 
     message: Message
@@ -63,6 +63,7 @@ class Exchange:
     reply: object = None
     sent_at: float = 0.0
     held_since: float | None = None
+    span: object = None
     token: object = field(init=False, default=None)
     fingerprint: int = field(init=False)
     is_request: bool = field(init=False)

@@ -9,6 +9,12 @@ from mcp_proxy.wire.errors import ProxyError
 class Meter:
     """Counts nothing. What counts, overrides these methods; they are called often, and must be quick and never fail."""
 
+    def began(self, exchange: Exchange) -> None:
+        """A request of a client's has arrived; its headers may be changed."""
+
+    def answered_here(self, exchange: Exchange) -> None:
+        """We have answered a request of a client's in the backend's place."""
+
     def answered(self, exchange: Exchange, received: float, done: float, *, is_error: bool) -> None:
         """The backend answered a request of a client's.
 

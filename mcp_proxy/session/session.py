@@ -241,6 +241,7 @@ class Session:
         if exchange is None:
             return
         if message.method == revisions.PING and self.phase is not Phase.LIVE and self.outlet.needs_handshake:
+            self._meter.answered_here(exchange)
             self.outlet.answer(exchange, jsonrpc.result(message.id or b"", {}))
         elif not self._is_initialized(message) and not self._borrow_handshake():
             self._courier.fail(exchange, truth.never_initialized())

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import runpy
+import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
@@ -86,7 +89,7 @@ class Queries(SynchronousTestCase):
 
     def check(self, expressions: Iterable[str]) -> set[str]:
         """The names are those of series, and the outcomes those that there are; returns the names."""
-        outcomes = {*OUTCOMES.values(), "result", "error", "cancelled"}
+        outcomes = {*OUTCOMES.values(), "result", "error", "cancelled", "own"}
         names: set[str] = set()
         for expression in expressions:
             found = set(re.findall(r"\bmcp_proxy_\w+", expression))
@@ -234,3 +237,18 @@ class Machines(SynchronousTestCase):
             self.assertTrue(re.search(rf"^    {phase.value} --> {target.value}: .*\b{told}\b", self.made, re.MULTILINE))
         for phase in Phase:
             self.assertIn(f"    {phase.value}", self.made)
+
+
+class Extras(SynchronousTestCase):
+    def test_without_otel(self) -> None:
+        """Without the extra the whole program can be made, and makes no spans."""
+        code = (
+            "import sys; sys.modules['opentelemetry'] = None\n"
+            "from mcp_proxy import config, service\n"
+            "from twisted.internet import reactor\n"
+            "service.make_service(config.load({}, {}, None), reactor)\n"
+            "assert 'mcp_proxy.tracing' not in sys.modules and type(service._tally()).__name__ == 'Tally'\n"
+        )
+        environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+        done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=60)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))

@@ -385,12 +385,13 @@ class House:
         port: int = 8001,
         stack: str = "",
         admin_token: str = "",
+        tally: Tally | None = None,
     ) -> None:
         self.clock = Clock()
         self.clock.advance(1_700_000_000)
         self.backend = FakeBackend()
         policy = policy or Policy()
-        self.tally = Tally()
+        self.tally = tally or Tally()
         self.registry = Registry(
             lambda token, owner, headers, outlet: Session(
                 token,

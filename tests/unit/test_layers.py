@@ -25,6 +25,7 @@ ARROWS: dict[str, set[str]] = {
     "logs": set(),
     "config": set(),
     "metrics": {"wire", "session", ""},
+    "tracing": {"metrics", "session", ""},
     "session": {"wire", "timers", ""},
     "backend": {
         "wire",
@@ -36,7 +37,7 @@ ARROWS: dict[str, set[str]] = {
         "direct",
     },
     "frontend": {"wire", "session", "direct", ""},
-    "service": {"wire", "session", "backend", "frontend", "config", "metrics"},
+    "service": {"wire", "session", "backend", "frontend", "config", "metrics", "tracing"},
     "tap": {"service", "config", "logs", ""},
     "demo": {"config"},
 }
@@ -51,6 +52,7 @@ OTHERS: dict[str, set[str]] = {
     "logs": {"twisted.logger", "zope.interface"},
     "config": {"attrs", "dotenv", "twisted.internet.endpoints"},
     "metrics": {"prometheus_client"},
+    "tracing": {"opentelemetry"},
     "backend": {"attrs", "httptools", "hyperlink", "treq", "twisted", "zope.interface"},
     "frontend": {*VALUES, "klein", "twisted", "werkzeug", "zope.interface"},
     "service": {"twisted"},
