@@ -12,7 +12,7 @@ SDK = $(E2E)/typescript
 SUITE = tests/conformance
 PEERS_STAMPS = $(VENV)/bench/mcp-proxy/.stamp $(VENV)/bench/fastmcp/.stamp bench/peers/node_modules/.stamp
 
-.PHONY: help demo run test test-klein conformance bench bench-quick lint clean
+.PHONY: help demo run test test-klein conformance matrix bench bench-quick lint clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ conformance: $(VENV)/.run $(VENV)/conformance/.stamp $(SUITE)/node_modules/.stam
 	$(LIMITED) $(COMPARE) --restart
 	$(LIMITED) $(COMPARE) --legacy-on-modern
 	$(LIMITED) $(COMPARE) --modern-on-legacy
+
+matrix: $(VENV)/.test $(VENV)/sdk2/.stamp $(SDK)/node_modules/.stamp  ## every SDK client with every kind of server; writes docs/compatibility.md
+	timeout --foreground --kill-after=30 15m $(BIN)/python -m tests.e2e.matrix
 
 # QUICK=1 is bench-quick; PEERS=1 measures other MCP proxies as well; AGAINST=PATH another checkout.
 bench: OPTIONS = $(if $(QUICK),--quick,--write) $(if $(PEERS),--peers) $(if $(AGAINST),--against $(AGAINST))

@@ -1,1 +1,1 @@
-Clients and servers that both speak revision 2026-07-28 can use it; an open listen survives a restart. Clients of older revisions can use servers that speak only that one, and its clients can use servers that speak only older ones.
+Clients and servers that both speak revision 2026-07-28 can use it; an open listen survives a restart. Clients of older revisions can use servers that speak only that one, and its clients can use servers that speak only older ones. `make matrix` tries the official SDKs with every kind of server and writes docs/compatibility.md.

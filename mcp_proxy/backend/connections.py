@@ -77,7 +77,7 @@ class Pool:
 
     def _freed(self, connection: Connection) -> None:
         if len(self._idle) >= MAX_IDLE:
-            connection.transport.loseConnection()
+            connection.close()
             return
         connection.idle_since = self._reactor.seconds()
         self._idle.append(connection)
@@ -86,21 +86,26 @@ class Pool:
     def _gone(self, connection: Connection) -> None:
         if connection in self._idle:
             self._idle.remove(connection)
+        if not connection.is_ours:
+            self._drop_idle()  # the backend may be dying, one connection after the other
 
     def _expire(self) -> None:
         """Those that were idle for longest are at the front."""
         now = self._reactor.seconds()
         while self._idle and now - self._idle[0].idle_since >= IDLE_TIMEOUT:
-            self._idle.pop(0).transport.loseConnection()
+            self._idle.pop(0).close()
         if self._idle:
             self._timers.set("idle", IDLE_TIMEOUT - (now - self._idle[0].idle_since), self._expire)
 
     def close(self) -> None:
         """Close what is idle."""
         self._timers.cancel_all()
-        for connection in list(self._idle):
-            connection.transport.loseConnection()
-        self._idle.clear()
+        self._drop_idle()
+
+    def _drop_idle(self) -> None:
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
 
 
 class _Errand:

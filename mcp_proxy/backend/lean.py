@@ -140,6 +140,7 @@ class Connection(Protocol):
             False
         )
         self._is_answered = False
+        self.is_ours = False  # its end, if that has come, was our wish
         self._is_unseen = True  # the request has provably not arrived
         self.idle_since = 0.0
 
@@ -184,9 +185,15 @@ class Connection(Protocol):
             self.transport.resumeProducing()
 
     def abort(self) -> None:
-        """Close it."""
+        """Close it, whatever it is doing."""
+        self.is_ours = True
         self._asked = self._answer = self._finished = None
         self.transport.abortConnection()
+
+    def close(self) -> None:
+        """Close it: it is idle, and not needed."""
+        self.is_ours = True
+        self.transport.loseConnection()
 
     # -- what comes --------------------------------------------------------------------------------------------
 
@@ -260,7 +267,7 @@ class Connection(Protocol):
         self._is_reused = True
         self.pause(False)
         if self._is_spoiled or not self._may_stay:
-            self.transport.loseConnection()
+            self.close()
         else:
             self._freed(self)
         answer.ended(_ENDED)

@@ -129,6 +129,10 @@ def _typescript2_client() -> Program:
     return node(str(TYPESCRIPT / "client2.mjs"))
 
 
+def _typescript2_auto_client() -> Program:
+    return node(str(TYPESCRIPT / "client2.mjs"), "auto")
+
+
 #: The proxy, already imported, and as its users start it: by the console script, wherever that is installed.
 PROXY = Module(python(), "tests.e2e.proxy_program")
 INSTALLED_PROXY = Command([python(), "-c", "from mcp_proxy.tap import main; main()"])
@@ -141,6 +145,7 @@ PYTHON2_SSE = ClientKind("Python2SSE", "sse", _python2_client)
 PYTHON2_STREAMABLE = ClientKind("Python2Streamable", "streamable", _python2_client)
 PYTHON2_MODERN = ClientKind("Python2Modern", "modern", _python2_client)
 TYPESCRIPT2_SSE = ClientKind("TypeScript2SSE", "sse", _typescript2_client)
+TYPESCRIPT2_AUTO = ClientKind("TypeScript2Auto", "modern", _typescript2_auto_client)
 TYPESCRIPT2_STREAMABLE = ClientKind("TypeScript2Streamable", "streamable", _typescript2_client)
 
 #: Clients of the SDKs' versions 1, and of all versions.

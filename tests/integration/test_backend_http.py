@@ -338,6 +338,24 @@ class Lean(Either):
         self.assertEqual(len(self.server.requests), 10)
         self.assertEqual(self.sent, 15)
 
+    async def test_dying(self) -> None:
+        """When one connection breaks, nothing is begun on the others: what dies closes one after the other."""
+        waiting: list[Peer] = []
+        self.server.answer = waiting.append
+        asked = [self.open() for _ in range(3)]
+        await self.until(lambda: len(waiting) == 3)
+        for peer in waiting[1:]:
+            peer.write(OK)
+        for each in asked[1:]:
+            self.assertEqual(await (await each).collect(2, reactor, 5.0), b"hi")
+        self.patch(lean.Connection, "is_alive", property(lambda _: True))
+        waiting[0].transport.abortConnection()
+        self.assertTrue((await self.failure(asked[0])).sent)
+        self.assertEqual(self.idle(), [])
+        self.server.answer = lambda peer: peer.write(OK)
+        self.assertEqual(await self.fetch(), b"hi")
+        self.assertEqual(len(self.server.peers), 4)
+
     async def test_not_repeatable(self) -> None:
         """A request that must not be in doubt takes no connection that its backend may be about to close."""
         await self.fetch()
