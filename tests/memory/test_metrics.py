@@ -9,13 +9,16 @@ from prometheus_client.parser import text_string_to_metric_families
 from mcp_proxy.session.interfaces import HTTPAnswer, Refusal
 from mcp_proxy.session.policy import Policy
 from tests.memory.house_case import HouseCase
-from tests.support import messages
+from tests.memory.test_modern import ModernCase
+from tests.support import messages, modern
 from tests.support.http1 import HeaderList
+from tests.support.memory import JSON_HEAD
+from tests.support.messages import encoded
 
 TOKEN = "a-token-of-operators"
 
 
-class Counted(HouseCase):
+class MetricsCase(HouseCase):
     def value(self, name: str, **labels: str) -> float:
         """What the page says now; 0 for what it does not have."""
         answer = self.house.ask("GET", "/metrics").answer
@@ -29,6 +32,8 @@ class Counted(HouseCase):
         ]
         return sum(found)
 
+
+class Counted(MetricsCase):
     def call(self, path: str, identity: Any = 1, method: str = "tools/call") -> None:
         self.house.post(path, messages.request(method, identity, {"name": "add", "arguments": {}}))
 
@@ -171,6 +176,41 @@ class Counted(HouseCase):
     def test_process(self) -> None:
         """There is also what the process uses."""
         self.assertIn(b"\nprocess_cpu_seconds_total ", self.house.ask("GET", "/metrics").answer.body)
+
+
+class OtherTransports(MetricsCase, ModernCase):
+    def test_modern(self) -> None:
+        """A request of the revision without sessions is counted like any other, and is no session that stays."""
+        self.answer_to(modern.request("tools/list"))
+        self.backend.answers["tools/call"] = lambda asked: None
+        asked = self.ask(modern.request("tools/call", 2, {"name": "echo"}))
+        self.assertEqual((self.value("in_flight"), self.value("sessions")), (1, 0))
+        self.assertEqual(self.value("session_phases", phase="live"), 1)
+        self.link.stream()
+        self.assertEqual(self.value("streams", transport="modern"), 1)
+        asked.hang_up()
+        self.assertEqual((self.value("in_flight"), self.value("streams"), self.value("session_phases")), (0, 0, 0))
+        self.assertEqual(self.value("requests_total", method="tools/list", outcome="result"), 1)
+        self.assertEqual(self.value("requests_total", method="tools/call", outcome="cancelled", delivery="yes"), 1)
+        self.assertEqual(self.value("requests_total"), 2)
+
+    def test_streamable(self) -> None:
+        """A reply is a stream from the moment that it becomes one; what is resumed is counted."""
+        accept = (b"accept", b"application/json, text/event-stream")
+        head = (*JSON_HEAD, accept)
+        hello = self.house.ask("POST", "/mcp", head, encoded(messages.initialize("hello"))).answer
+        session = (b"mcp-session-id", hello.header(b"mcp-session-id"))
+        self.backend.correlates = True
+        self.backend.answers["tools/call"] = lambda asked: None
+        asked = self.house.ask("POST", "/mcp", (*head, session), encoded(messages.call(1)))
+        self.assertEqual((self.value("sessions"), self.value("streams", transport="streamable")), (1, 0))
+        self.link.tell(messages.notification("notifications/progress", {"progressToken": 1, "progress": 1}), about=1)
+        self.assertEqual((self.value("streams", transport="streamable"), self.value("events_relayed_total")), (1, 1))
+        seen = asked.events[-1].id.encode()
+        asked.hang_up()
+        self.link.tell(messages.result(1, {}))
+        self.house.ask("GET", "/mcp", (accept, session, (b"last-event-id", seen)))
+        self.assertEqual((self.value("streams"), self.value("events_replayed_total")), (0, 1))
 
 
 class Admitted(HouseCase):
