@@ -61,7 +61,7 @@ _SAFE = frozenset(LISTS) | {
 }
 
 #: What clients may ask for.
-METHODS = _SAFE | {CALL_TOOL, "tasks/cancel"}
+METHODS = _SAFE | {CALL_TOOL, "tasks/cancel", "tasks/update"}
 
 #: Members that carry a client's answers into a retried request: such a request is used up by its first delivery.
 _SINGLE_USE = ("inputResponses", "requestState")

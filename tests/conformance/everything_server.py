@@ -2,8 +2,9 @@
 
 ``python -m tests.conformance.everything_server --port PORT``. The suite knows what a server offers by fixed names
 (``test_simple_text``, ``test://static-text``, ...), so a server has to be written for it; `everything_tools` has what
-is behind the names. This one is built on the low level of the official Python SDK, 2.x. It listens on 127.0.0.1 only:
-Streamable HTTP at ``/mcp``, for clients of the handshake and of the stateless revisions, and ``GET /health``.
+is behind the names, `everything_tasks` what goes on after its answer. This one is built on the low level of the
+official Python SDK, 2.x. It listens on 127.0.0.1 only: Streamable HTTP at ``/mcp``, for clients of the handshake and of
+the stateless revisions, and ``GET /health``.
 
 It needs a virtual environment of its own, because the project's has the SDK's 1.x.
 """
@@ -23,7 +24,6 @@ from mcp.server.caching import CACHEABLE_METHODS
 from mcp.server.lowlevel import Server
 from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
 from mcp.server.streamable_http import EventCallback, EventMessage, EventStore
-from mcp.server.subscriptions import ListenHandler
 from mcp.shared.exceptions import MCPDeprecationWarning, MCPError
 from mcp.shared.message import ServerMessageMetadata
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
@@ -32,8 +32,16 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from tests.conformance.everything_tasks import (
+    EXTENSION,
+    Listener,
+    TaskParams,
+    UpdateParams,
+    cancel_task,
+    get_task,
+    update_task,
+)
 from tests.conformance.everything_tools import (
-    CHANGES,
     PROMPTS,
     RESOURCES,
     SCHEMAS,
@@ -147,6 +155,9 @@ METHODS: dict[str, tuple[type[BaseModel], Handler]] = {
     "resources/unsubscribe": (types.UnsubscribeRequestParams, accept),
     "completion/complete": (types.CompleteRequestParams, complete),
     "logging/setLevel": (types.SetLevelRequestParams, accept),
+    "tasks/get": (TaskParams, get_task),
+    "tasks/update": (UpdateParams, update_task),
+    "tasks/cancel": (TaskParams, cancel_task),
 }
 
 
@@ -221,8 +232,9 @@ def make_server() -> Server[Any]:
         return SCHEMAS.get(name)
 
     server: Server[Any] = Server(
-        NAME, version="1.0", get_tool_input_schema=schema_of, on_subscriptions_listen=ListenHandler(CHANGES)
+        NAME, version="1.0", get_tool_input_schema=schema_of, on_subscriptions_listen=Listener()
     )
+    server.extensions[EXTENSION] = {}
     for method, (params_type, handler) in METHODS.items():
         server.add_request_handler(method, params_type, era_aware(handler))
     server.middleware.append(RequestStateBoundary(RequestStateSecurity.ephemeral(), default_audience=NAME))

@@ -94,6 +94,12 @@ class Input:
         """What the client declares to support."""
         return self.context.session.client_capabilities or types.ClientCapabilities()
 
+    def given(self, questions: dict[str, Json]) -> dict[str, Json]:
+        """Return the answers to these questions; without them, the questions are the result of this round."""
+        if not questions.keys() <= self.answers.keys():
+            raise Unanswered(asks(**questions))
+        return self.answers
+
     async def log(self, message: str) -> None:
         """Send a log message on the stream of this request."""
         await self.context.session.send_log_message("info", message, related_request_id=self.context.request_id)
@@ -102,7 +108,7 @@ class Input:
         """Ask the user; return the answer as text."""
         if self.is_stateless:
             question: Json = {"method": "elicitation/create", "params": {"message": message, "requestedSchema": schema}}
-            given = self._given(question)
+            given = self.given({"question": question})["question"]
             return f"action={given.get('action')}, content={json.dumps(given.get('content') or {})}"
         request = types.ElicitRequest(params=types.ElicitRequestFormParams(message=message, requested_schema=schema))
         answer = await self.context.session.send_request(request, types.ElicitResult, metadata=self._here())
@@ -111,7 +117,7 @@ class Input:
     async def sample(self, prompt: str) -> str:
         """Ask the client's model."""
         if self.is_stateless:
-            return str(self._given(model_question(prompt)).get("content", {}).get("text"))
+            return str(self.given({"question": model_question(prompt)})["question"].get("content", {}).get("text"))
         question = types.SamplingMessage(role="user", content=types.TextContent(type="text", text=prompt))
         request = types.CreateMessageRequest(
             params=types.CreateMessageRequestParams(messages=[question], max_tokens=100)
@@ -123,12 +129,6 @@ class Input:
     def is_stateless(self) -> bool:
         """Whether the revision is one in which questions are results."""
         return self.context.protocol_version in MODERN_PROTOCOL_VERSIONS
-
-    def _given(self, question: Json) -> Json:
-        """Return the answer to the one question of a tool; without one, it is the result of this round."""
-        if not self.answers:
-            raise Unanswered(asks(question=question))
-        return self.answers["question"]
 
     def _here(self) -> ServerMessageMetadata:
         """Keep what is sent on the stream of this request; the client may have no other."""

@@ -668,6 +668,33 @@ class Listen(ModernCase):
             self.assert_quiet()
             self.ready()
 
+    def test_tasks(self) -> None:
+        """One for tasks is made again; what became of them meanwhile is for a backend to tell that knows them still."""
+        client = self.ask(modern.listen("t", taskIds=["a", "b"]))
+        self.backend.go_down()
+        self.backend.come_back()
+        self.assertEqual(client.messages, [modern.acknowledged("t", taskIds=["a", "b"])])
+        again = self.sent("subscriptions/listen")[-1]
+        self.assertEqual(again["params"]["notifications"], {"taskIds": ["a", "b"]})
+        done = modern.told("notifications/tasks", "t", taskId="a", status="completed")
+        self.link.tell(done)
+        self.assertEqual(client.messages[1:], [done])
+
+    def test_tasks_lost(self) -> None:
+        """A backend that has lost one of the tasks ends it, with nothing said of the others."""
+        for known in (["a"], ["b"], []):
+            client = self.ask(modern.listen(1, taskIds=["a", "b"]))
+            self.backend.go_down()
+            self.backend.answers["subscriptions/listen"] = lambda asked, known=known: modern.acknowledged(
+                asked["id"], taskIds=known
+            )
+            self.backend.come_back()
+            result = {"resultType": "complete", "_meta": {modern.META_SUBSCRIPTION: 1}}
+            self.assertEqual(client.messages[1:], [messages.result(1, result)])
+            self.assertTrue(client.answer.complete)
+            self.assert_quiet()
+            self.ready()
+
     def test_ended_by_backend(self) -> None:
         """A backend that ends it properly, and at once, has the last word."""
         client = self.ask(modern.listen(1, toolsListChanged=True))
