@@ -20,6 +20,8 @@ _LISTS = {
 }
 _RESOURCES = "resourceSubscriptions"
 _TASKS = "taskIds"
+#: What a task does not leave any more.
+_FINAL = ("completed", "failed", "cancelled")
 
 
 class Listening:
@@ -32,6 +34,22 @@ class Listening:
         self._subscription = jsonrpc.value_of(identity)
         self._identity = identity
         self._honoured: dict[str, Any] | None = None
+        self._finished: set[str] = set()
+
+    @property
+    def is_to_last(self) -> bool:
+        """Whether there is more to come: not if all it is for is tasks, and the client knows what became of them."""
+        honoured = self._honoured or {}
+        tasks = _texts(honoured, _TASKS)
+        is_for_more = any(honoured.get(name) for name in _LISTS) or bool(_texts(honoured, _RESOURCES))
+        return is_for_more or not tasks or not tasks <= self._finished
+
+    def told(self, message: Message) -> None:
+        """The client is told of a change."""
+        params = message.params() if message.method == revisions.TASK_CHANGED else {}
+        task = params.get("taskId")
+        if isinstance(task, str) and params.get("status") in _FINAL:
+            self._finished.add(task)
 
     @property
     def is_acknowledged(self) -> bool:

@@ -193,8 +193,12 @@ class ModernOutlet:
         if self._is_done:
             return
         message = jsonrpc.parse(raw)
+        listening = self._reply.listening
         if message.method != revisions.ACKNOWLEDGED:
             self._reply.tell(raw)
+            listening.told(message)
+            if about is not None and about.is_lasting:
+                about.is_lasting = listening.is_to_last
             return
         if about is not None:
             about.is_lasting = True

@@ -15,6 +15,7 @@ import argparse
 import os
 import warnings
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -34,6 +35,7 @@ from starlette.routing import Route
 
 from tests.conformance.everything_tasks import (
     EXTENSION,
+    TASKS,
     Listener,
     TaskParams,
     UpdateParams,
@@ -252,7 +254,9 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True, help="the port to listen on, on 127.0.0.1")
     parser.add_argument("--modern-only", action="store_true", help="know no revision that begins with a handshake")
     parser.add_argument("--legacy-only", action="store_true", help="know only revisions that begin with a handshake")
+    parser.add_argument("--tasks", type=Path, help="the folder in which tasks outlive the process")
     options = parser.parse_args()
+    TASKS.folder = options.tasks
     # Logging is deprecated from 2026-07-28 on; the suite tests it for the revisions before.
     warnings.simplefilter("ignore", MCPDeprecationWarning)
     app = make_server().streamable_http_app(

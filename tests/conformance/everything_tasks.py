@@ -1,7 +1,7 @@
 """The tasks that the conformance suite wants of a server: calls that go on after their answer (extension SEP-2663).
 
 The Python SDK knows nothing of them, so all of it is here: the tools, the methods ``tasks/...``, and what a listen
-tells of them. Tasks are lost with the process.
+tells of them. The work is lost with the process; a server that has a folder then knows its tasks as failed.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import mcp_types as types
@@ -37,8 +38,8 @@ class Task:
     :ivar outcome: what it ended with: its ``result`` or its ``error``.
     """
 
-    def __init__(self, work: Work) -> None:
-        self.identity = secrets.token_urlsafe(16)
+    def __init__(self, work: Work, identity: str) -> None:
+        self.identity = identity
         self.status = "working"
         self.questions: dict[str, Json] = {}
         self.outcome: Json = {}
@@ -111,7 +112,37 @@ def _now() -> str:
     return datetime.now(timezone.utc).isoformat().replace("+00:00", "Z")
 
 
-TASKS: dict[str, Task] = {}
+class Tasks:
+    """All of them.
+
+    :ivar folder: where a process leaves their names for the next one, if it does.
+    """
+
+    def __init__(self) -> None:
+        self.folder: Path | None = None
+        self._tasks: dict[str, Task] = {}
+
+    def begin(self, work: Work, identity: str = "") -> Task:
+        """Begin one."""
+        task = Task(work, identity or secrets.token_urlsafe(16))
+        self._tasks[task.identity] = task
+        if self.folder is not None:
+            (self.folder / f"{task.identity}.task").touch()
+        return task
+
+    def find(self, identity: str) -> Task | None:
+        """Return one; of those that another process has begun nothing is left but that they cannot succeed."""
+        kept = () if self.folder is None else (path.stem for path in self.folder.glob("*.task"))
+        if identity not in self._tasks and identity in kept:
+            return self.begin(_lost, identity)
+        return self._tasks.get(identity)
+
+
+async def _lost(ask: Ask) -> Json:
+    raise MCPError(types.INTERNAL_ERROR, "the server has ended before the task")
+
+
+TASKS = Tasks()
 
 
 # Tools --------------------------------------------------------------------------------------------------------------
@@ -132,9 +163,7 @@ def knows_tasks(context: Context) -> bool:
 async def begun(call: Input, work: Work, *, is_required: bool = False) -> Json:
     """Return the task that does this work; for a client without tasks, the result of the work."""
     if call.is_stateless and knows_tasks(call.context):
-        task = Task(work)
-        TASKS[task.identity] = task
-        return {"resultType": "task", **task.summary}
+        return {"resultType": "task", **TASKS.begin(work).summary}
     if is_required:
         raise missing()
 
@@ -247,9 +276,10 @@ def named(context: Context, params: TaskParams) -> Task:
     headers = {} if context.request is None else context.request.headers
     if decode_header_value(headers.get(MCP_NAME_HEADER)) != params.task_id:
         raise MCPError(types.HEADER_MISMATCH, f"{MCP_NAME_HEADER} header does not match the request body's 'taskId'")
-    if params.task_id not in TASKS:
+    task = TASKS.find(params.task_id)
+    if task is None:
         raise MCPError(types.INVALID_PARAMS, "Unknown task", {"taskId": params.task_id})
-    return TASKS[params.task_id]
+    return task
 
 
 async def get_task(context: Context, params: TaskParams) -> Json:
@@ -284,7 +314,7 @@ class Listener:
             return await self._others(context, params)
         if not knows_tasks(context):
             raise missing()
-        tasks = [TASKS[identity] for identity in wanted if identity in TASKS]
+        tasks = [task for task in map(TASKS.find, wanted) if task is not None]
         meta: Json = {SUBSCRIPTION_ID_META_KEY: context.request_id}
 
         async def send(method: str, body: Json) -> None:

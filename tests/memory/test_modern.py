@@ -680,6 +680,27 @@ class Listen(ModernCase):
         self.link.tell(done)
         self.assertEqual(client.messages[1:], [done])
 
+    def test_tasks_over(self) -> None:
+        """Once all tasks are over, the end that the backend makes is the client's as well, however long it lasted."""
+        for more in ({}, {"toolsListChanged": True}):
+            client = self.ask(modern.listen(1, taskIds=["a", "b"], **more))
+            statuses = (("a", "completed"), ("b", "input_required"), ("b", "failed"))
+            for task, status in statuses:
+                self.house.clock.advance(30)
+                self.link.tell(modern.told("notifications/tasks", 1, taskId=task, status=status))
+            self.link.tell(messages.result(1, {"resultType": "complete"}))
+            self.assertEqual(self.told(client).count("notifications/tasks"), len(statuses))
+            self.assertEqual(client.answer.complete, not more, "tools may change still")
+
+    def test_tasks_go_on(self) -> None:
+        """While one of them is not over, the end is that of a backend which stops."""
+        client = self.ask(modern.listen(1, taskIds=["a", "b"]))
+        self.house.clock.advance(30)
+        self.link.tell(modern.told("notifications/tasks", 1, taskId="a", status="cancelled"))
+        self.link.tell(modern.told("notifications/tasks", 1, taskId="b", status="working"))
+        self.link.tell(messages.result(1, {"resultType": "complete"}))
+        self.assertFalse(client.answer.complete)
+
     def test_tasks_lost(self) -> None:
         """A backend that has lost one of the tasks ends it, with nothing said of the others."""
         for known in (["a"], ["b"], []):
