@@ -6,13 +6,14 @@ VENV ?= .venv
 TEST_TIMEOUT ?= 15m
 CONFORMANCE_TIMEOUT ?= 10m
 BENCH_TIMEOUT ?= 60m
+MINUTES ?= 5
 BIN = $(VENV)/bin
 E2E = tests/e2e
 SDK = $(E2E)/typescript
 SUITE = tests/conformance
 PEERS_STAMPS = $(VENV)/bench/mcp-proxy/.stamp $(VENV)/bench/fastmcp/.stamp bench/peers/node_modules/.stamp
 
-.PHONY: help demo run test test-klein conformance matrix bench bench-quick lint clean
+.PHONY: help demo run test test-klein conformance matrix bench bench-quick soak lint clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +48,11 @@ bench: $(VENV)/.run $(if $(PEERS),$(PEERS_STAMPS))  ## measure the proxy beside 
 
 bench-quick:  ## a minute's part of it, written nowhere
 	$(MAKE) bench QUICK=1
+
+# MINUTES=60 for longer; SEED=N decides again as that run did; BACKENDS="dual sse" lets the backend change its transport.
+soak: OPTIONS = --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(BACKENDS),--backends $(BACKENDS)) --write
+soak: $(VENV)/.run  ## clients over hundreds of restarts for 5 minutes; writes docs/reliability.md
+	$(BIN)/python -m soak $(OPTIONS)
 
 lint: $(VENV)/.lint  ## check style and types
 	$(BIN)/ruff check .

@@ -3,3 +3,4 @@ SIGTERM drains: no new connections and sessions, `/ready` says 503, clients that
 What happens is counted, for Prometheus, at `/metrics`, which `ADMIN_TOKEN` guards.
 A Grafana dashboard, alerts, a systemd unit, and files for compose, Kubernetes and Azure Container Apps are in `deploy/`.
 With the extra `otel` each request has a span of OpenTelemetry; trace context is passed on in any case.
+`make soak` runs clients of all kinds over hundreds of restarts and fails on a lost or doubled answer, and on growth.

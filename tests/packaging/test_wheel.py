@@ -98,7 +98,7 @@ class Wheel(SynchronousTestCase):
         self.cwd.mkdir()
 
     def test_content(self) -> None:
-        """The wheel has the plugin, the type marker and every module, and neither tests nor bench."""
+        """The wheel has the plugin, the type marker and every module, and neither tests nor bench nor soak."""
         names = set(zipfile.ZipFile(self.installed.wheel).namelist())
         modules = {str(path.relative_to(ROOT)) for path in (ROOT / "mcp_proxy").rglob("*.py")}
         self.assertEqual(modules - names, set())
@@ -106,7 +106,7 @@ class Wheel(SynchronousTestCase):
         self.assertIn("mcp_proxy/py.typed", names)
         self.assertNotIn("twisted/__init__.py", names)
         self.assertNotIn("twisted/plugins/__init__.py", names)
-        self.assertEqual([name for name in names if name.startswith(("tests", "bench"))], [])
+        self.assertEqual([name for name in names if name.startswith(("tests", "bench", "soak"))], [])
 
     def test_own_code(self) -> None:
         """The code that these tests run is the wheel's, not the checkout's."""

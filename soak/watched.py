@@ -1,0 +1,43 @@
+"""The proxy as its command starts it, with an eye on its reactor: ``python -m soak.watched FILE``.
+
+Once a second a line is added to the file: how many delayed calls there are, how many objects the garbage collector
+knows, and of which types most of them are.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+from collections import Counter
+from typing import IO, Any
+
+COMMON = 25
+
+
+def look(file: IO[str], reactor: Any, seconds: int = 0) -> None:
+    """Write a line now, and again in a second; every tenth has the types."""
+    objects = gc.get_objects()
+    line: dict[str, Any] = {"delayed": len(reactor.getDelayedCalls()), "objects": len(objects)}
+    if seconds % 10 == 0:
+        line["types"] = dict(Counter(type(each).__qualname__ for each in objects).most_common(COMMON))
+    del objects
+    print(json.dumps(line), file=file, flush=True)
+    reactor.callLater(1.0, look, file, reactor, seconds + 1)
+
+
+def main() -> None:
+    """Run the proxy."""
+    file = open(sys.argv.pop(1), "w")
+
+    from twisted.internet import reactor
+
+    from mcp_proxy.tap import main
+
+    looked: Any = reactor
+    looked.callWhenRunning(look, file, looked)
+    main()
+
+
+if __name__ == "__main__":
+    main()
