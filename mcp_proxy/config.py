@@ -102,10 +102,14 @@ def _whole(lowest: int, highest: int | None = None) -> Callable[[str], int]:
     return parse
 
 
-def _seconds(text: str) -> float:
+def _number(text: str) -> float:
     if not _DECIMAL.fullmatch(text):
         raise ValueError("not a number")
-    number = float(text)
+    return float(text)
+
+
+def _seconds(text: str) -> float:
+    number = _number(text)
     if not 0 < number < math.inf:
         raise ValueError("out of range")
     return number
@@ -202,10 +206,22 @@ class Settings:
     health_interval: float = _variable("10", _SECONDS, "Seconds between two checks of the backend's health.")
     session_idle_timeout: float = _variable("1800", _SECONDS, "Seconds until an unused session is closed.")
     max_sessions: int = _variable("1000", _COUNT, "The most sessions at the same time.")
+    max_sessions_per_credential: int = _variable(
+        "0", _COUNT_OR_0, "The most sessions of one credential; 0: no limit of their own."
+    )
+    max_streams: int = _variable("20000", _COUNT_OR_0, "The most event streams that clients may open; 0: no limit.")
+    max_request_rate: float = _variable(
+        "0", Kind(_number, "a number from 0 up"), "Requests a second that one credential may make; 0: no limit."
+    )
+    max_request_burst: int = _variable("100", _COUNT, "How many of them may come at once.")
+    max_batch: int = _variable("100", _COUNT, "The most messages in one array (revision 2025-03-26).")
     max_body_bytes: int = _variable("4194304", _COUNT, "The largest request body taken from a client.")
     max_event_bytes: int = _variable("16777216", _COUNT, "The largest single event taken from the backend.")
     hold_max_requests: int = _variable("100", _COUNT_OR_0, "Requests that a session may hold in an outage.")
     hold_max_bytes: int = _variable("8388608", _COUNT_OR_0, "Bytes that a session may hold in an outage.")
+    hold_max_total_bytes: int = _variable(
+        "268435456", _COUNT_OR_0, "Bytes that all sessions together may hold; 0: no limit."
+    )
     retry_tool_calls: Literal["never", "annotated"] = _variable(
         "never",
         _choice("never", "annotated"),

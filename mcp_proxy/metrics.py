@@ -92,6 +92,7 @@ class Tally(Meter):
 
     def __init__(self) -> None:
         self.requests: Counter[tuple[str, str, str]] = Counter()
+        self.refusals: Counter[str] = Counter()  # counted by the front
         self.answer_times: dict[str, Histogram] = {}
         self.added_times = Histogram(ADDED)
         self.hold_times = Histogram(HELD)
@@ -283,6 +284,9 @@ class Metrics(Collector):
         tally = self._tally
         text = "Requests of clients that are over: what became of them, and whether they were delivered."
         yield _counter("requests", text, _RARE | tally.requests, ("method", "outcome", "delivery"))
+        text = "Requests refused before they belonged to a session, or by a limit."
+        refusals = {(reason,): count for reason, count in tally.refusals.items()}
+        yield _counter("refusals", text, refusals, ("reason",))
         text = "From a request to its answer, the backend's time and that of a hold included."
         answers = HistogramMetricFamily(PREFIX + "request_seconds", text, labels=("method",))
         for method, times in tally.answer_times.items():

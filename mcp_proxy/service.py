@@ -31,6 +31,7 @@ from mcp_proxy.frontend.app import App
 from mcp_proxy.frontend.discovery import Discovery
 from mcp_proxy.frontend.guard import AdminGuard, Guard
 from mcp_proxy.frontend.http_sse import HTTPSSEFront
+from mcp_proxy.frontend.limits import Rate, Streams
 from mcp_proxy.frontend.modern import ModernFront
 from mcp_proxy.frontend.status import StatusPages
 from mcp_proxy.frontend.streamable import StreamableFront
@@ -39,6 +40,7 @@ from mcp_proxy.session.interfaces import ILinkOwner, IOutlet
 from mcp_proxy.session.policy import Policy
 from mcp_proxy.session.pool import Pool
 from mcp_proxy.session.registry import Registry
+from mcp_proxy.session.room import Room
 from mcp_proxy.session.session import Session
 from mcp_proxy.wire.headers import Headers
 
@@ -122,6 +124,7 @@ def make_service(settings: Settings, reactor: Any) -> ProxyService:
         hold_timeout=settings.hold_timeout,
         max_held=settings.hold_max_requests,
         max_held_bytes=settings.hold_max_bytes,
+        room=Room(settings.hold_max_total_bytes),
         max_attempts=settings.max_reconnect_attempts,
         reconnect_delay=settings.reconnect_delay,
         handshake_timeout=settings.connect_timeout,
@@ -144,9 +147,12 @@ def make_service(settings: Settings, reactor: Any) -> ProxyService:
             meter=tally,
         )
 
-    registry: Registry = Registry(make_session, settings.max_sessions, settings.session_idle_timeout)
+    registry: Registry = Registry(
+        make_session, settings.max_sessions, settings.session_idle_timeout, settings.max_sessions_per_credential
+    )
     health = Health(backend, port, reactor, settings.connect_timeout)
-    sse = HTTPSSEFront(registry, reactor)
+    room = Streams(settings.max_streams)
+    sse = HTTPSSEFront(registry, reactor, room)
     make_pool = partial(
         Pool,
         registry.once,
@@ -155,14 +161,16 @@ def make_service(settings: Settings, reactor: Any) -> ProxyService:
         max_sessions=settings.max_sessions,
         idle_timeout=settings.session_idle_timeout,
     )
-    modern = ModernFront(registry, is_away, era, make_pool)
-    streamable = StreamableFront(registry, modern)
+    modern = ModernFront(registry, is_away, era, room, make_pool)
+    streamable = StreamableFront(registry, modern, room, settings.max_batch)
     fronts: dict[str, IFront] = {"sse": sse, "streamable": streamable, "modern": modern}
+    room.count = lambda: sum(front.open_streams for front in fronts.values())
+    rate = Rate(reactor, settings.max_request_rate, settings.max_request_burst)
     counted = metrics.Metrics(tally, registry, backend, health, fronts, settings.max_sessions)
     admin = AdminGuard(settings.admin_token)
-    status = StatusPages(registry, health, reactor, settings.backend_url_redacted, counted, admin)
+    status = StatusPages(registry, health, reactor, settings.backend_url_redacted, counted, admin, tally.refusals)
     app = App(_guard(settings), sse, streamable, status, Discovery(port.fetch), reactor, settings.stall_timeout,
-              tells_requests=settings.log_level == "debug")  # fmt: skip
+              rate=rate, refusals=tally.refusals, tells_requests=settings.log_level == "debug")  # fmt: skip
     return ProxyService(settings, reactor, app=app, backend=backend, http=http, health=health, registry=registry,
                         pool=modern.pool, fronts=[*fronts.values()], status=status)  # fmt: skip
 

@@ -4,3 +4,6 @@ What happens is counted, for Prometheus, at `/metrics`, which `ADMIN_TOKEN` guar
 A Grafana dashboard, alerts, a systemd unit, and files for compose, Kubernetes and Azure Container Apps are in `deploy/`.
 With the extra `otel` each request has a span of OpenTelemetry; trace context is passed on in any case.
 `make soak` runs clients of all kinds over hundreds of restarts and fails on a lost or doubled answer, and on growth.
+Limits: `MAX_REQUEST_RATE` and `MAX_REQUEST_BURST`, `MAX_SESSIONS_PER_CREDENTIAL`, `MAX_STREAMS`, `MAX_BATCH`,
+`HOLD_MAX_TOTAL_BYTES`. What is refused is counted by its reason, in `/health` and `/metrics`; a request that does not
+come in time gets 408. `docs/security.md` is a checklist with the tests of each line.

@@ -6,6 +6,7 @@ Klein knows all routes. Plain requests for the MCP routes are found without it (
 from __future__ import annotations
 
 import re
+from collections import Counter
 from functools import partial
 from typing import Any, cast
 
@@ -21,7 +22,9 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from mcp_proxy.frontend.discovery import Discovery
 from mcp_proxy.frontend.guard import Guard
 from mcp_proxy.frontend.http_sse import HTTPSSEFront
-from mcp_proxy.frontend.lean import Handler, LeanFactory
+from mcp_proxy.frontend.lean import LeanFactory
+from mcp_proxy.frontend.limits import Rate, count
+from mcp_proxy.frontend.routes import Handler
 from mcp_proxy.frontend.status import StatusPages
 from mcp_proxy.frontend.stream import ClientRequest
 from mcp_proxy.frontend.streamable import SESSION_HEADER, StreamableFront
@@ -38,6 +41,7 @@ _PLAIN = re.compile("[A-Za-z0-9_-]+")
 class App:
     """The site's resource is ``App(...).klein.resource()``.
 
+    :param refusals: counts what is refused, by reason.
     :param tells_requests: whether each request is logged; the log's level drops it otherwise, but not for nothing.
     """
 
@@ -53,9 +57,13 @@ class App:
         clock: IReactorTime,
         stall_timeout: float,
         *,
+        rate: Rate,
+        refusals: Counter[str],
         tells_requests: bool = True,
     ) -> None:
         self._guard = guard
+        self._rate = rate
+        self._refusals = refusals
         self._sse = sse
         self._streamable = streamable
         self._status = status
@@ -85,8 +93,10 @@ class App:
         """Answer a request, now or later."""
         try:
             self._guard.admit(taken)
+            self._rate.admit(taken)
             handler(taken)
         except ProxyError as error:
+            count(self._refusals, error)
             taken.stream.fail(error)
         except Exception:
             log.failure("{method} {path} failed", method=taken.method, path=_route_of(taken.path))
@@ -156,13 +166,15 @@ class App:
         taken = WebRequest(request, self._clock, self._stall_timeout)
         try:
             self._guard.admit(taken)
+            if isinstance(failure.value, MethodNotAllowed):
+                allowed = ", ".join(sorted(failure.value.valid_methods or ()))
+                refused = MethodRefused(f"{_shown(taken.method)} is not allowed here; use {allowed}.")
+                count(self._refusals, refused)
+                return taken.web_stream.refuse(refused, ((b"allow", allowed.encode()),))
+            raise NoSuchPath()
         except ProxyError as error:
+            count(self._refusals, error)
             return taken.web_stream.refuse(error)
-        if not isinstance(failure.value, MethodNotAllowed):
-            return taken.web_stream.refuse(NoSuchPath())
-        allowed = ", ".join(sorted(failure.value.valid_methods or ()))
-        refused = MethodRefused(f"{_shown(taken.method)} is not allowed here; use {allowed}.")
-        return taken.web_stream.refuse(refused, ((b"allow", allowed.encode()),))
 
     def _open_stream(self, taken: ClientRequest) -> None:
         front = self._streamable.listen if taken.header(SESSION_HEADER) else self._sse.open_stream
@@ -179,6 +191,11 @@ class App:
         site = _Site(self, requestFactory=requests, reactor=reactor)
         listener = site if stack == "klein" else LeanFactory(self, site, reactor, max_body_bytes, self._stall_timeout)
         return cast(IProtocolFactory, listener)
+
+    def refused(self, error: ProxyError) -> None:
+        """What is no request, or not a whole one, has been refused."""
+        count(self._refusals, error)
+        log.debug("refused what is no request: {reason}", reason=error.message)
 
     def told(self, method: str, path: str, status: int) -> None:
         """A request has been answered; the log is told no session that is in its path."""

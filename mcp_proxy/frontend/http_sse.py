@@ -13,6 +13,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mcp_proxy.frontend.guard import check_message_head, check_stream_head
+from mcp_proxy.frontend.limits import Streams
 from mcp_proxy.frontend.stream import ClientRequest, ClientStream
 from mcp_proxy.session.interfaces import HTTPAnswer
 from mcp_proxy.session.outlet import SSEOutlet
@@ -32,12 +33,16 @@ CLIENT_RETRY = 1000
 class HTTPSSEFront:
     """See the module.
 
+    :param room: whether there is any for another stream.
     :param messages_path: the path under which sessions take messages, with the slash at its end.
     """
 
-    def __init__(self, registry: Registry, clock: IReactorTime, messages_path: str = "/mcp/messages/") -> None:
+    def __init__(
+        self, registry: Registry, clock: IReactorTime, room: Streams, messages_path: str = "/mcp/messages/"
+    ) -> None:
         self._registry = registry
         self._clock = clock
+        self._room = room
         self._messages_path = messages_path
         self._streams: set[ClientStream] = set()
 
@@ -45,12 +50,13 @@ class HTTPSSEFront:
         """``GET /mcp/sse``.
 
         :raises NotAcceptable: the client cannot read a stream.
-        :raises TooManySessions: there is no room.
+        :raises TooManySessions, TooManyStreams: there is no room.
         """
         check_stream_head(request)
         if request.method == "HEAD":
             request.stream.respond(200, b"", ((b"content-type", b"text/event-stream"),))
             return
+        self._room.admit()
         adopted = self._adopt(request)
         if adopted is not None:
             session, since = adopted
@@ -59,9 +65,16 @@ class HTTPSSEFront:
             return
         session = self._registry.create(request.headers, SSEOutlet)
         log.info("new client connection", session=session.label, sessions=len(self._registry))
-        request.stream.on_gone = session.close
-        self._soon(session.first_verdict()).addCallback(self._judged, session, request.stream).addErrback(
-            lambda failure: self._broken(failure, session, request.stream)
+        stream = request.stream
+        self._streams.add(stream)
+
+        def gone() -> None:
+            self._streams.discard(stream)
+            session.close()
+
+        stream.on_gone = gone
+        self._soon(session.first_verdict()).addCallback(self._judged, session, stream).addErrback(
+            lambda failure: self._broken(failure, session, stream)
         )
 
     def post(self, request: ClientRequest, token: str) -> None:
@@ -119,7 +132,7 @@ class HTTPSSEFront:
         if challenge is None:
             self._attach(session, stream, 0)
             return
-        stream.on_gone = lambda: None
+        stream.on_gone = lambda: self._streams.discard(stream)
         session.close()
         self._pass_on(challenge, stream)
 

@@ -7,9 +7,8 @@ said in one place.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from email.utils import formatdate
-from typing import Any, Protocol
+from typing import Any
 
 from twisted.internet.interfaces import (
     IAddress,
@@ -21,20 +20,18 @@ from twisted.internet.interfaces import (
     IReactorTime,
     ITCPTransport,
 )
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mcp_proxy.direct import sender
 from mcp_proxy.frontend import stream
 from mcp_proxy.frontend.channel import SiteChannel
+from mcp_proxy.frontend.routes import IRoutes
 from mcp_proxy.frontend.stream import STREAM_HEADERS, ClientRequest, ClientStream, told
 from mcp_proxy.wire import http1
-from mcp_proxy.wire.errors import ProxyError
+from mcp_proxy.wire.errors import ProxyError, TooSlow
 from mcp_proxy.wire.headers import Headers
 from mcp_proxy.wire.http1 import Request, RequestReader
-
-log = Logger()
 
 #: Seconds for a head to come, for a pause within a body, and between two requests; and for a whole body.
 TIMEOUT = 60.0
@@ -45,21 +42,6 @@ SWEEP_INTERVAL = 5.0
 MAX_AHEAD = 16 * 1024
 #: So many bytes are gathered within one turn of the reactor.
 MAX_GATHERED = 64 * 1024
-
-Handler = Callable[[ClientRequest], None]
-
-
-class IRoutes(Protocol):
-    """Where requests go."""
-
-    def find(self, method: str, path: str) -> Handler | None:
-        """The handler of a plain request for an MCP route; None for any other request."""
-
-    def answer(self, taken: ClientRequest, handler: Handler) -> None:
-        """Answer a request, now or later."""
-
-    def told(self, method: str, path: str, status: int) -> None:
-        """A request has been answered."""
 
 
 @implementer(IProtocolFactory, IProtocolNegotiationFactory)
@@ -234,7 +216,10 @@ class Connection:
             if self._current is None and now - self._since > self.factory.stall_timeout:
                 self.abort()
         elif self._current is None and (now - self._since > TIMEOUT or now - self._began > BODY_TIMEOUT):
-            self._close()
+            if self._reader.buffered or self._reader.is_in_body:
+                self._refuse(TooSlow())
+            else:
+                self._close()
 
     # -- our side ----------------------------------------------------------------------------------------------
 
@@ -334,7 +319,7 @@ class Connection:
         status, body, headers = told(error)
         head = http1.head(status, headers, is_1_1=True, is_persistent=False)
         self.send(b"%b%bContent-Length: %d\r\n\r\n%b" % (head, self.factory.end_of_head(), len(body), body))
-        log.debug("refused what is no request: {reason}", reason=error.message)
+        self.factory.routes.refused(error)
         self._close()
 
     def _regulate(self) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from twisted.logger import Logger
 
+from mcp_proxy.frontend.limits import Streams
 from mcp_proxy.frontend.stream import ClientRequest, ClientStream
 from mcp_proxy.session.era import Era
 from mcp_proxy.session.exchanges import Exchange
@@ -29,6 +30,7 @@ class ModernFront:
 
     :param is_away: whether the backend is known to be away.
     :param era: whether the backend speaks the revision, as far as that is known.
+    :param room: whether there is any for another stream that stays open.
     :param make_pool: makes the pool for a backend that does not, from whoever is told its answers to discover.
     """
 
@@ -37,11 +39,13 @@ class ModernFront:
         registry: Registry,
         is_away: Callable[[], bool],
         era: Era,
+        room: Streams,
         make_pool: Callable[[Callable[[bytes, bytes], None]], Pool],
     ) -> None:
         self.era = era
         self._registry = registry
         self._is_away = is_away
+        self._room = room
         self._discovered = Discovered()
         self.pool = make_pool(self._discovered.keep)
         self._open: dict[ClientStream, ModernReply] = {}
@@ -73,6 +77,8 @@ class ModernFront:
             if known is not None:
                 stream.respond_json(200, known)
                 return
+        if message.method == revisions.LISTEN:
+            self._room.admit()
         reply = ModernReply(stream, message)
 
         def gone() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -38,6 +39,7 @@ class StatusPages:
 
     :param backend_url: as it may be shown, without credentials.
     :param admin: who may see more than how it is.
+    :param refusals: how many requests were refused, by reason.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class StatusPages:
         backend_url: str,
         metrics: IMetrics,
         admin: AdminGuard,
+        refusals: Mapping[str, int],
     ) -> None:
         self._registry = registry
         self._health = health
@@ -55,6 +58,7 @@ class StatusPages:
         self._backend_url = backend_url
         self._metrics = metrics
         self._admin = admin
+        self._refusals = refusals
         self._started = clock.seconds()
         self.is_stopping = False
 
@@ -70,6 +74,7 @@ class StatusPages:
                     "version": __version__,
                     "active_connections": self._registry.connected,
                     "sessions": len(self._registry),
+                    "refusals": dict(self._refusals),
                     "uptime_seconds": round(self._clock.seconds() - self._started, 1),
                 },
                 "backend": {"url": self._backend_url, **self._health.describe()},

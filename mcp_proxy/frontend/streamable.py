@@ -12,6 +12,7 @@ from collections.abc import Callable
 from twisted.logger import Logger
 
 from mcp_proxy.frontend.guard import check_message_head, check_reply_head, check_stream_head
+from mcp_proxy.frontend.limits import Streams
 from mcp_proxy.frontend.modern import ModernFront
 from mcp_proxy.frontend.stream import ClientRequest, ClientStream
 from mcp_proxy.session.interfaces import HTTPAnswer
@@ -42,11 +43,15 @@ class StreamableFront:
     """See the module.
 
     :param modern: takes what belongs to the revision without sessions.
+    :param room: whether there is any for another stream.
+    :param max_batch: how many messages an array may have.
     """
 
-    def __init__(self, registry: Registry, modern: ModernFront) -> None:
+    def __init__(self, registry: Registry, modern: ModernFront, room: Streams, max_batch: int = 100) -> None:
         self._registry = registry
         self._modern = modern
+        self._room = room
+        self._max_batch = max_batch
         self._streams: dict[ClientStream, StreamableOutlet] = {}
         self._judged = 0
 
@@ -59,7 +64,7 @@ class StreamableFront:
         """
         check_message_head(request)
         check_reply_head(request)
-        messages, is_batch = jsonrpc.parse_all(request.body())
+        messages, is_batch = jsonrpc.parse_all(request.body(), self._max_batch)
         if not is_batch and is_modern(messages[0], request.headers):
             self._modern.post(request, messages[0])
             return
@@ -172,6 +177,7 @@ class StreamableFront:
         if found is not None and found[0] is not None:
             self._resume(request.stream, session, outlet, *found)
             return
+        self._room.admit()
         stream = request.stream
 
         def gone() -> None:

@@ -42,7 +42,7 @@ class Courier:
         self._policy = policy
         self._meter = meter
         self._timers = Timers(clock)
-        self._exchanges = Exchanges(policy.max_held, policy.max_held_bytes)
+        self._exchanges = Exchanges(policy.max_held, policy.max_held_bytes, policy.room)
         self._questions = Questions()
         self.deliveries = Deliveries(self, self._exchanges, route, clock, policy, meter)
         self._count = 0
@@ -210,6 +210,7 @@ class Courier:
     def stop(self) -> None:
         """The session is over."""
         self.answer_held(but_initialize=False)
+        self._exchanges.leave_room()
         self._timers.cancel_all()
 
     # -- from the backend --------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from enum import Enum
 
 from attrs import define, field
 
+from mcp_proxy.session.room import Room
 from mcp_proxy.wire import revisions
 from mcp_proxy.wire.headers import Headers
 from mcp_proxy.wire.jsonrpc import Kind, Message
@@ -104,11 +105,14 @@ class Exchanges:
 
     :param max_held: how many messages may be held.
     :param max_held_bytes: how many bytes they may have in all.
+    :param room: what those of all sessions may have.
     """
 
-    def __init__(self, max_held: int, max_held_bytes: int) -> None:
+    def __init__(self, max_held: int, max_held_bytes: int, room: Room | None = None) -> None:
         self._max_held = max_held
         self._max_held_bytes = max_held_bytes
+        self._room = Room() if room is None else room
+        self._taken = 0  # of the room
         self.held: list[Exchange] = []
         self.in_flight: dict[bytes, Exchange] = {}  # by backend id
         self._requests: dict[bytes, Exchange] = {}  # the client's, by its own id
@@ -135,10 +139,14 @@ class Exchanges:
 
         :raises Full: there is no room for it; it is not kept.
         """
-        if len(self.held) >= self._max_held or self.held_bytes + exchange.size > self._max_held_bytes:
+        size = exchange.size
+        if len(self.held) >= self._max_held or self.held_bytes + size > self._max_held_bytes:
+            raise Full()
+        if not self._room.has(size):
             raise Full()
         exchange.deadline = exchange.deadline or deadline
         self.held.append(exchange)
+        self._use_room()
         self._register(exchange)
 
     def dispatch(self, exchange: Exchange) -> None:
@@ -184,6 +192,7 @@ class Exchanges:
         taken = [exchange for exchange in self.held if wanted(exchange)]
         if taken:
             self.held = [exchange for exchange in self.held if not wanted(exchange)]
+            self._use_room()
             self._unregister(taken)
         return taken
 
@@ -198,6 +207,7 @@ class Exchanges:
         """Forget a message, wherever it is."""
         if exchange in self.held:
             self.held.remove(exchange)
+            self._use_room()
         if self.is_in_flight(exchange):
             del self.in_flight[exchange.backend_id]
         self._unregister((exchange,))
@@ -213,7 +223,7 @@ class Exchanges:
         for exchange in lost:
             if exchange in unknown:
                 continue
-            if len(back) >= room or exchange.size > bytes_left:
+            if len(back) >= room or exchange.size > bytes_left or not self._room.has(exchange.size):
                 unknown.append(exchange)
                 continue
             # how far it got stays known: should it never be sent again, the client is told the truth
@@ -221,9 +231,22 @@ class Exchanges:
             exchange.resends += exchange.delivery is not Delivery.NOT_SENT
             bytes_left -= exchange.size
             back.append(exchange)
+            self._room.used += exchange.size
+            self._taken += exchange.size
             self._register(exchange)
         self.held = back + self.held  # they came before what is held
         return sorted(unknown, key=lambda each: each.arrived)
+
+    def leave_room(self) -> None:
+        """The session is over; what it held is nobody's any more."""
+        self.held = []
+        self._use_room()
+
+    def _use_room(self) -> None:
+        """What is held has changed."""
+        size = self.held_bytes
+        self._room.used += size - self._taken
+        self._taken = size
 
     @staticmethod
     def _may_go_again(exchange: Exchange, is_repeatable: Callable[[Exchange], bool]) -> bool:

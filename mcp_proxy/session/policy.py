@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from attrs import frozen
+from attrs import field, frozen
+
+from mcp_proxy.session.room import Room
 
 
 @frozen
 class Policy:
     """What the operator decided. Times in seconds.
 
-    ``max_attempts`` 0 is no limit. ``linger`` is how long the link outlives the client's stream.
+    ``max_attempts`` 0 is no limit. ``room`` is what all sessions together may hold. ``linger`` is how long the link
+    outlives the client's stream.
     """
 
     hold_timeout: float = 45.0
     max_held: int = 100
     max_held_bytes: int = 8 * 1024 * 1024
+    room: Room = field(factory=Room)
     max_attempts: int = 10
     reconnect_delay: float = 2.0
     handshake_timeout: float = 10.0

@@ -7,12 +7,12 @@ import hmac
 import secrets
 from base64 import urlsafe_b64encode
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from mcp_proxy.session.handshake import Memory
 from mcp_proxy.session.interfaces import IOutlet
 from mcp_proxy.session.session import Session
-from mcp_proxy.wire.errors import ShuttingDown, TooManySessions, UnknownSession
+from mcp_proxy.wire.errors import ShuttingDown, TooManyOfYours, TooManySessions, UnknownSession
 from mcp_proxy.wire.headers import Headers, credential
 
 #: How many handshakes are kept for clients that come back without one; a client that names its kind takes two.
@@ -28,13 +28,19 @@ class Registry:
     :param make: makes a session from its id, the digest of its owner, its standing headers and its outlet.
     :param max_sessions: how many sessions there may be.
     :param idle_timeout: for how many seconds a session without a client is kept.
+    :param max_of_one: how many of them one credential may have; 0 is no limit.
     """
 
     def __init__(
-        self, make: Callable[[str, bytes, Headers, IOutlet], Session], max_sessions: int, idle_timeout: float
+        self,
+        make: Callable[[str, bytes, Headers, IOutlet], Session],
+        max_sessions: int,
+        idle_timeout: float,
+        max_of_one: int = 0,
     ) -> None:
         self._make = make
         self._max_sessions = max_sessions
+        self._max_of_one = max_of_one
         self._idle_timeout = idle_timeout
         self._key = secrets.token_bytes(32)
         self.is_closing = False
@@ -61,9 +67,13 @@ class Registry:
         """
         if self.is_closing:
             raise ShuttingDown()
-        if len(self._sessions) >= self._max_sessions:
-            self._make_room()
         owner = self._digest(headers)
+        if self._max_of_one:
+            own = [session for session in self._sessions.values() if session.owner == owner]
+            if len(own) >= self._max_of_one:
+                _make_room(own, TooManyOfYours)
+        if len(self._sessions) >= self._max_sessions:
+            _make_room(self._sessions.values(), TooManySessions)
         nonce = secrets.token_bytes(16)
         token = urlsafe_b64encode(nonce + self._mac(b"session", nonce + owner)).rstrip(b"=").decode()
         session = self._make(token, owner, headers, make_outlet(token))
@@ -146,12 +156,6 @@ class Registry:
             if session.idle_since is not None and now - session.idle_since >= self._idle_timeout:
                 session.close()
 
-    def _make_room(self) -> None:
-        idle = [session for session in self._sessions.values() if session.idle_since is not None]
-        if not idle:
-            raise TooManySessions()
-        min(idle, key=lambda session: session.idle_since or 0.0).close()
-
     @staticmethod
     def _keys(session: Session) -> tuple[tuple[bytes, bytes], ...]:
         agent = next((value for name, value in session.headers if name.lower() == b"user-agent"), b"")
@@ -166,3 +170,11 @@ class Registry:
 
     def _mac(self, purpose: bytes, data: bytes) -> bytes:
         return hmac.digest(self._key, purpose + b"\0" + data, hashlib.sha256)[:16]
+
+
+def _make_room(sessions: Iterable[Session], refusal: type[TooManySessions]) -> None:
+    """Close that which has been without a client for longest."""
+    idle = [session for session in sessions if session.idle_since is not None]
+    if not idle:
+        raise refusal()
+    min(idle, key=lambda session: session.idle_since or 0.0).close()

@@ -56,6 +56,10 @@ class BatchRefused(NotJSONRPC):
     """This transport takes one JSON-RPC message a POST, not an array. Send the messages one by one."""
 
 
+class BatchTooLong(NotJSONRPC):
+    """The array has more than MAX_BATCH messages. Send fewer at once."""
+
+
 class EmptyBody(NotJSONRPC):
     """The body is empty. Send one JSON-RPC 2.0 message."""
 
@@ -74,6 +78,10 @@ class HTTPVersionRefused(MalformedRequest):
 
 class EndlessBody(MalformedRequest):
     """The body is so large that not even its end is waited for; the connection is closed."""
+
+
+class TooSlow(MalformedRequest):
+    """The request did not come in time; the connection is closed."""
 
 
 class NoSuchPath(ProxyError):
@@ -156,6 +164,18 @@ class TooManySessions(ProxyError):
     """The proxy is at MAX_SESSIONS. Try again when other clients have gone."""
 
 
+class TooManyOfYours(TooManySessions):
+    """This credential is at MAX_SESSIONS_PER_CREDENTIAL. End a session of its first."""
+
+
+class TooManyStreams(ProxyError):
+    """The proxy is at MAX_STREAMS. Try again when other clients have gone."""
+
+
+class TooManyRequests(ProxyError):
+    """This credential asks more often than MAX_REQUEST_RATE allows; the request was not delivered. Try again later."""
+
+
 class ShuttingDown(ProxyError):
     """The proxy is shutting down."""
 
@@ -195,6 +215,8 @@ ANSWERS: Mapping[type[ProxyError], Answer] = {
     HeadTooLarge: Answer(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, -32600),
     HTTPVersionRefused: Answer(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, -32600),
     EndlessBody: Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, -32600),
+    TooSlow: Answer(HTTPStatus.REQUEST_TIMEOUT, -32600),
+    BatchTooLong: Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, -32600),
     NoSuchPath: Answer(HTTPStatus.NOT_FOUND, -32600),
     UnknownSession: Answer(HTTPStatus.NOT_FOUND, -32600),
     MissingSession: Answer(HTTPStatus.BAD_REQUEST, -32600),
@@ -215,6 +237,8 @@ ANSWERS: Mapping[type[ProxyError], Answer] = {
     TokenWanted: Answer(HTTPStatus.UNAUTHORIZED, -32600, {"WWW-Authenticate": 'Bearer realm="mcp-proxy"'}),
     OnlyLocal: Answer(HTTPStatus.FORBIDDEN, -32600),
     TooManySessions: Answer(HTTPStatus.SERVICE_UNAVAILABLE, -31004, {"Retry-After": "5"}),
+    TooManyStreams: Answer(HTTPStatus.SERVICE_UNAVAILABLE, -31004, {"Retry-After": "5"}),
+    TooManyRequests: Answer(HTTPStatus.TOO_MANY_REQUESTS, -31004, {"Retry-After": "1"}),
     ShuttingDown: Answer(HTTPStatus.SERVICE_UNAVAILABLE, -31001, {"Retry-After": "5"}),
     BackendUnavailable: Answer(HTTPStatus.SERVICE_UNAVAILABLE, -31001, {"Retry-After": "2"}),
     OutcomeUnknown: Answer(HTTPStatus.OK, -31002),

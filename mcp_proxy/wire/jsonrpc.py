@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from attrs import frozen
 
-from mcp_proxy.wire.errors import BatchRefused, EmptyBody, NotJSON, NotJSONRPC
+from mcp_proxy.wire.errors import BatchRefused, BatchTooLong, EmptyBody, NotJSON, NotJSONRPC
 
 #: The largest integer that every JSON parser keeps exactly (IEEE 754 doubles, as in JavaScript).
 MAX_SAFE_INTEGER = 2**53 - 1
@@ -108,10 +108,11 @@ def parse(raw: bytes) -> Message:
     return _message(raw, envelope)
 
 
-def parse_all(raw: bytes) -> tuple[list[Message], bool]:
+def parse_all(raw: bytes, max_batch: int = 0) -> tuple[list[Message], bool]:
     """Read one message, or an array of them; the second value tells whether it is an array.
 
     :raises EmptyBody, NotJSON, NotJSONRPC: as :func:`parse`; an empty array is no message.
+    :raises BatchTooLong: it has more than ``max_batch`` messages, if that is not 0.
     """
     if raw.lstrip(b" \t\r\n")[:1] != b"[":
         return [parse(raw)], False
@@ -122,6 +123,10 @@ def parse_all(raw: bytes) -> tuple[list[Message], bool]:
         raise NotJSON() from None
     if not items:
         raise NotJSONRPC("An array of messages has at least one.")
+    if 0 < max_batch < len(items):
+        raise BatchTooLong(
+            f"The array has {len(items)} messages, more than {max_batch} (MAX_BATCH). Send fewer at once."
+        )
     return [parse(bytes(item)) for item in items], True
 
 

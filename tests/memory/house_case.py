@@ -29,6 +29,7 @@ class HouseCase(SynchronousTestCase):
         """When everybody has gone, no session, no stream and no timer is left."""
         self.house.close()
         self.assertEqual(len(self.house.registry), 0)
+        self.assertEqual(self.house.policy.room.used, 0)
         self.assertEqual([str(call) for call in self.house.clock.getDelayedCalls()], [])
 
     def assert_json_error(self, answer: Answer, status: int, code: int) -> dict[str, Any]:

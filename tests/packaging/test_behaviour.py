@@ -1,4 +1,4 @@
-"""The page that promises behaviour names tests that exist."""
+"""The pages that promise behaviour name tests that exist."""
 
 from __future__ import annotations
 
@@ -21,5 +21,20 @@ class Behaviour(SynchronousTestCase):
                 continue
             names = re.findall(r"`([^`]+)`", line.rpartition(" | ")[2])
             self.assertTrue(names, line)
-            for name in names:
-                self.assertTrue(callable(namedAny(f"tests.{name}")), name)
+            self.check(names)
+
+    def test_security(self) -> None:
+        """So does every line of the checklist and of the limits."""
+        tables = re.findall(
+            r"^\|.* tests \|\n\|[-|]+\|\n((?:\|.*\n)+)", (ROOT / "docs/security.md").read_text("utf-8"), re.M
+        )
+        lines = "".join(tables).splitlines()
+        self.assertGreater(len(lines), 30)
+        for line in lines:
+            names = re.findall(r"`([^`]+)`", line.rpartition(" | ")[2])
+            self.assertTrue(names, line)
+            self.check(names)
+
+    def check(self, names: list[str]) -> None:
+        for name in names:
+            self.assertTrue(callable(namedAny(f"tests.{name}")), name)

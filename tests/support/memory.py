@@ -22,6 +22,7 @@ from mcp_proxy.frontend.app import App
 from mcp_proxy.frontend.discovery import Discovery
 from mcp_proxy.frontend.guard import AdminGuard, Guard
 from mcp_proxy.frontend.http_sse import HTTPSSEFront
+from mcp_proxy.frontend.limits import Rate, Streams
 from mcp_proxy.frontend.modern import ModernFront
 from mcp_proxy.frontend.status import StatusPages
 from mcp_proxy.frontend.streamable import StreamableFront
@@ -379,6 +380,11 @@ class House:
         policy: Policy | None = None,
         guard: Guard | None = None,
         max_sessions: int = 1000,
+        max_of_one: int = 0,
+        max_streams: int = 0,
+        max_batch: int = 100,
+        rate: float = 0.0,
+        burst: int = 100,
         max_body_bytes: int = 4096,
         stall_timeout: float = 30.0,
         idle_timeout: float = 1800.0,
@@ -390,7 +396,7 @@ class House:
         self.clock = Clock()
         self.clock.advance(1_700_000_000)
         self.backend = FakeBackend()
-        policy = policy or Policy()
+        policy = self.policy = policy or Policy()
         self.tally = tally or Tally()
         self.registry = Registry(
             lambda token, owner, headers, outlet: Session(
@@ -408,24 +414,41 @@ class House:
             ),
             max_sessions,
             idle_timeout,
+            max_of_one,
         )
         self.backend_port = FakePort()
         backend: Any = self.backend
         backend_port: Any = self.backend_port
         self.health = Health(backend, backend_port, self.clock, 10.0)
-        self.front = HTTPSSEFront(self.registry, self.clock)
+        room = Streams(max_streams)
+        self.front = HTTPSSEFront(self.registry, self.clock, room)
         make_pool = partial(
             Pool, self.registry.once, self.clock, policy, max_sessions=max_sessions, idle_timeout=idle_timeout
         )
-        self.modern = ModernFront(self.registry, lambda: self.backend.outage > 0, Era(), make_pool)
+        self.modern = ModernFront(self.registry, lambda: self.backend.outage > 0, Era(), room, make_pool)
         self.pool = self.modern.pool
-        self.streamable = StreamableFront(self.registry, self.modern)
+        self.streamable = StreamableFront(self.registry, self.modern, room, max_batch)
         fronts = {"sse": self.front, "streamable": self.streamable, "modern": self.modern}
+        room.count = lambda: sum(front.open_streams for front in fronts.values())
+        self.refusals = self.tally.refusals
         metrics = Metrics(self.tally, self.registry, self.backend, self.health, fronts, max_sessions)
         admin = AdminGuard(admin_token)
-        self.status = StatusPages(self.registry, self.health, self.clock, "http://***@backend:3000", metrics, admin)
+        self.status = StatusPages(
+            self.registry, self.health, self.clock, "http://***@backend:3000", metrics, admin, self.refusals
+        )
         discovery = Discovery(self.backend_port.fetch)
-        self.app = App(guard or Guard(), self.front, self.streamable, self.status, discovery, self.clock, stall_timeout)
+        self.rate = Rate(self.clock, rate, burst)
+        self.app = App(
+            guard or Guard(),
+            self.front,
+            self.streamable,
+            self.status,
+            discovery,
+            self.clock,
+            stall_timeout,
+            rate=self.rate,
+            refusals=self.refusals,
+        )
         self.listener = self.app.listener(stack or STACK, self.clock, max_body_bytes)
         self._port = port
         self.peer = "127.0.0.1"

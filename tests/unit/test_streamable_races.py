@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from twisted.trial.unittest import SynchronousTestCase
 
+from mcp_proxy.frontend.limits import Streams
 from mcp_proxy.frontend.modern import ModernFront
 from mcp_proxy.frontend.streamable import StreamableFront
 from mcp_proxy.session.era import Era
@@ -45,7 +46,9 @@ class Races(RuleBasedStateMachine):
         self.world.backend = Backend()
         clock, registry = self.world.clock, self.world.registry
         make_pool = partial(Pool, registry.once, clock, POLICY, max_sessions=10, idle_timeout=1800.0)
-        self.front = StreamableFront(registry, ModernFront(registry, lambda: False, Era(), make_pool))
+        self.front = StreamableFront(
+            registry, ModernFront(registry, lambda: False, Era(), Streams(), make_pool), Streams()
+        )
         self.clients: dict[str, Client] = {}
         self.asked: dict[str, list[str]] = {"alice": [], "bob": []}
         self.cancelled: set[str] = set()
