@@ -179,8 +179,8 @@ def told(error: ProxyError, headers: Headers = ()) -> tuple[int, bytes, Headers]
     answer = error.answer
     status = answer.status if answer.status >= 400 else 500
     own = tuple((name.encode(), value.encode()) for name, value in answer.headers.items())
-    if status == HTTPStatus.TOO_MANY_REQUESTS:
-        own = ((b"Retry-After", b"%d" % -(-error.data.get("retryAfterMs", 1000) // 1000)),)
+    if status == HTTPStatus.TOO_MANY_REQUESTS and "retryAfterMs" in error.data:
+        own = ((b"Retry-After", b"%d" % -(-error.data["retryAfterMs"] // 1000)),)
     text = jsonrpc.error(None, answer.code, error.message, {"source": "proxy", **error.data})
     return status, text, (*_JSON, *own, *headers)
 

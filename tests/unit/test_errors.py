@@ -61,7 +61,7 @@ class Errors(SynchronousTestCase):
         self.assertEqual(ProxyError().data, {})
 
     def test_own_codes(self) -> None:
-        """The proxy's own four codes are outside the range that JSON-RPC reserves, and are told at HTTP 200 or 503."""
+        """The proxy's own four codes are outside the range that JSON-RPC reserves, and are told at HTTP 200, 429 or 503."""
         own = {
             errors.NotDelivered: (-31001, 503),
             errors.BackendUnavailable: (-31001, 503),
@@ -70,6 +70,9 @@ class Errors(SynchronousTestCase):
             errors.NotRestorable: (-31003, 200),
             errors.Overloaded: (-31004, 200),
             errors.TooManySessions: (-31004, 503),
+            errors.TooManyOfYours: (-31004, 503),
+            errors.TooManyStreams: (-31004, 503),
+            errors.TooManyRequests: (-31004, 429),
         }
         for kind, (code, status) in own.items():
             self.assertEqual((kind().answer.code, kind().answer.status), (code, status), kind)
@@ -91,6 +94,8 @@ class Errors(SynchronousTestCase):
             errors.NotAcceptable: 406,
             errors.LengthRequired: 411,
             errors.BodyTooLarge: 413,
+            errors.BatchTooLong: 413,
+            errors.TooSlow: 408,
             errors.UnsupportedMediaType: 415,
             errors.HostRefused: 421,
             errors.OriginRefused: 403,
@@ -99,9 +104,9 @@ class Errors(SynchronousTestCase):
             self.assertEqual(kind().answer.status, status, kind)
 
     def test_retry_after(self) -> None:
-        """Whoever is told 503 is told when to come back, in seconds."""
+        """Whoever is told 429 or 503 is told when to come back, in seconds."""
         for kind in tree(ProxyError):
             answer = kind().answer
-            self.assertEqual(answer.status == 503, "Retry-After" in answer.headers, kind)
+            self.assertEqual(answer.status in (429, 503), "Retry-After" in answer.headers, kind)
             waits = [value for name, value in answer.headers.items() if name == "Retry-After"]
             self.assertTrue(all(value.isdigit() for value in waits), kind)
