@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable
@@ -207,8 +208,8 @@ ALL_BACKENDS = (*BACKENDS, PYTHON2, FASTMCP, FASTMCP_STATELESS, EVERYTHING_SSE, 
 
 Pairs = Iterable[tuple[ClientKind, BackendKind]]
 
-#: The pairs that have to stand all scenarios, and those that need no proxy.
-PAIRS = tuple(product(CLIENTS, BACKENDS))
+#: The pairs that have to stand all scenarios, and those that need no proxy; with ``E2E_CLIENTS=all`` there are more.
+PAIRS = tuple(product(ALL_CLIENTS if os.environ.get("E2E_CLIENTS") == "all" else CLIENTS, BACKENDS))
 DIRECT_PAIRS = tuple((client, backend) for client, backend in PAIRS if client.transport == backend.transport)
 #: The pairs, of all others, where no other client's connection tells the proxy what has become of the backend.
 LONELY_PAIRS = (
