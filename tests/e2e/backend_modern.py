@@ -1,7 +1,7 @@
-"""An MCP server of revision 2026-07-28 only, made with the official Python SDK 2.x.
+"""An MCP server of revision 2026-07-28, made with the official Python SDK 2.x; of no other, or of those before as well.
 
-``python -m tests.e2e.backend_modern PORT FOLDER``. It offers what `tests.e2e.backend_server` does; its questions are
-results that ask for input.
+``python -m tests.e2e.backend_modern [--both] PORT FOLDER``. It offers what `tests.e2e.backend_server` does; its
+questions are results that ask for input, or requests to a client that has a session.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from mcp import types
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler, ResourceUpdated
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -45,8 +46,9 @@ Context = ServerRequestContext[Any, Any]
 class Backend:
     """The server, and the web application around it."""
 
-    def __init__(self, folder: Folder) -> None:
+    def __init__(self, folder: Folder, *, knows_both: bool = False) -> None:
         self._folder = folder
+        self._knows_both = knows_both
         self._bus = InMemorySubscriptionBus()
         self._server: Server[Any] = Server(
             "e2e-modern",
@@ -55,6 +57,8 @@ class Backend:
             on_call_tool=self._call_tool,
             on_list_resources=self._list_resources,
             on_read_resource=self._read_resource,
+            on_list_prompts=self._list_prompts,
+            on_get_prompt=self._get_prompt,
             on_subscriptions_listen=ListenHandler(self._bus),
         )
         self._server.middleware.append(self._journal)
@@ -62,7 +66,8 @@ class Backend:
     def app(self) -> Any:
         """Return the web application."""
         routes = [Route("/health", self._health), Route("/touch", self._touch, methods=["POST"])]
-        return modern_only(self._server.streamable_http_app(custom_starlette_routes=routes))
+        app = self._server.streamable_http_app(custom_starlette_routes=routes)
+        return app if self._knows_both else modern_only(app)
 
     async def _health(self, request: Request) -> Response:
         return JSONResponse({"status": "ok", "pid": os.getpid()})
@@ -94,10 +99,21 @@ class Backend:
         text = f"{params.uri} of {os.getpid()}"
         return types.ReadResourceResult(contents=[types.TextResourceContents(uri=params.uri, text=text)])
 
+    async def _list_prompts(self, context: Context, params: Any) -> types.ListPromptsResult:
+        prompt = types.Prompt(name="greet", arguments=[types.PromptArgument(name="who", required=True)])
+        return types.ListPromptsResult(prompts=[prompt])
+
+    async def _get_prompt(self, context: Context, params: types.GetPromptRequestParams) -> types.GetPromptResult:
+        text = types.TextContent(type="text", text=f"Greet {(params.arguments or {}).get('who')}.")
+        return types.GetPromptResult(messages=[types.PromptMessage(role="user", content=text)])
+
     async def _call_tool(self, context: Context, params: types.CallToolRequestParams) -> Any:
         given = params.arguments or {}
         if params.name == "ask" and not params.input_responses:
-            return _asked(given["kind"])
+            if context.protocol_version in MODERN_PROTOCOL_VERSIONS:
+                return _asked(given["kind"])
+            text = await _answered(context, given["kind"])
+            return types.CallToolResult(content=[types.TextContent(type="text", text=text)])
         text = await getattr(self, f"_tool_{params.name}")(context, params, **given)
         return types.CallToolResult(content=[types.TextContent(type="text", text=text)])
 
@@ -131,6 +147,18 @@ class Backend:
         return answer.content.text
 
 
+async def _answered(context: Context, kind: str) -> str:
+    """The answer of a client that has a session."""
+    if kind == "sampling":
+        text = types.TextContent(type="text", text="Which colour?")
+        message = types.SamplingMessage(role="user", content=text)
+        sampled = await context.session.create_message([message], max_tokens=10, related_request_id=context.request_id)
+        assert isinstance(sampled.content, types.TextContent)
+        return sampled.content.text
+    answer = await context.session.elicit_form("Which colour?", QUESTION, context.request_id)
+    return f"{answer.action}: {(answer.content or {}).get('answer')}"
+
+
 def _asked(kind: str) -> types.InputRequiredResult:
     """The result that asks first."""
     question: Any
@@ -150,10 +178,11 @@ def _asked(kind: str) -> types.InputRequiredResult:
 def main() -> None:
     """Serve on PORT until a signal comes."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("--both", action="store_true")
     parser.add_argument("port", type=int)
     parser.add_argument("folder", type=Path)
     given = parser.parse_args()
-    app = Backend(Folder(given.folder)).app()
+    app = Backend(Folder(given.folder), knows_both=given.both).app()
     uvicorn.run(app, host="127.0.0.1", port=given.port, log_level="warning", timeout_graceful_shutdown=1)
 
 

@@ -148,6 +148,15 @@ class Backend:
             await self._folder.pass_gate(uri.host or "")
             return [ReadResourceContents(f"{uri} of {os.getpid()}", "text/plain")]
 
+        @server.list_prompts()
+        async def list_prompts() -> list[types.Prompt]:
+            return [types.Prompt(name="greet", arguments=[types.PromptArgument(name="who", required=True)])]
+
+        @server.get_prompt()
+        async def get_prompt(name: str, arguments: dict[str, str] | None) -> types.GetPromptResult:
+            text = types.TextContent(type="text", text=f"Greet {(arguments or {}).get('who')}.")
+            return types.GetPromptResult(messages=[types.PromptMessage(role="user", content=text)])
+
         @server.subscribe_resource()
         async def subscribe(uri: AnyUrl) -> None:
             self._subscribers.setdefault(str(uri), []).append(server.request_context.session)
@@ -164,7 +173,12 @@ class Backend:
 
     async def _tool_append(self, line: str, gate: str = "") -> str:
         self._folder.add_to_ledger(line)
-        await self._folder.pass_gate(gate)
+        try:
+            await self._folder.pass_gate(gate)
+        except anyio.get_cancelled_exc_class():
+            if gate == "cancelled":  # where a test wants to see it
+                self._folder.add_to_ledger(f"cancelled {line}")
+            raise
         return f"appended {line}"
 
     async def _tool_count(self, to: int, gate: str = "") -> str:

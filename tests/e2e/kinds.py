@@ -201,6 +201,7 @@ EVERYTHING_SSE = _everything_kind("EverythingSSE", "sse", "sse", "/sse")
 EVERYTHING_STREAMABLE = _everything_kind("EverythingStreamable", "streamable", "streamableHttp", "/mcp")
 
 MODERN = BackendKind("Modern", "streamable", _modern_backend, (), "/mcp")
+BOTH = BackendKind("Both", "streamable", _modern_backend, ("--both",), "/mcp")
 
 #: Backends of the Python SDK 1.x, which can do all that the scenarios need, and all backends.
 BACKENDS = (SSE, STREAMABLE)

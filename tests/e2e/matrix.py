@@ -21,13 +21,13 @@ from twisted.internet.task import react
 
 from tests.e2e.actors import ROOT, Backend, Client, ClientProcess, Proxy
 from tests.e2e.kinds import (
+    BOTH,
     EVERYTHING_SSE,
     EVERYTHING_STREAMABLE,
     FASTMCP,
     FASTMCP_STATELESS,
     MODERN,
     PROXY,
-    PYTHON2,
     PYTHON2_MODERN,
     PYTHON2_STREAMABLE,
     PYTHON_SSE,
@@ -62,7 +62,7 @@ CLIENTS: dict[str, ClientKind] = {
 BACKENDS: dict[str, BackendKind] = {
     "HTTP+SSE only (Python 1.x)": SSE,
     "Streamable only (Python 1.x)": STREAMABLE,
-    "both eras (Python 2.x)": PYTHON2,
+    "both eras (Python 2.x)": BOTH,
     "2026-07-28 only (Python 2.x)": MODERN,
     "FastMCP": FASTMCP,
     "FastMCP, stateless": FASTMCP_STATELESS,
@@ -70,7 +70,7 @@ BACKENDS: dict[str, BackendKind] = {
     "server-everything, Streamable": EVERYTHING_STREAMABLE,
 }
 #: Those that offer everything; the others have tools, and some a question.
-FULL = (SSE, STREAMABLE, MODERN)
+FULL = (SSE, STREAMABLE, BOTH, MODERN)
 
 
 NOT_OFFERED = "the server does not offer it"
@@ -105,9 +105,16 @@ class Cell:
         assert (await self.client.call(call.tool, **call.arguments)) == call.text
 
     async def read(self) -> None:
-        """A resource."""
+        """A resource, and the list of them."""
         self.needs(full=True)
+        assert await self.client.do("resources")
         assert await self.client.do("read", uri="note://open") == f"note://open of {self.backend.pid}"
+
+    async def prompt(self) -> None:
+        """A prompt, and the list of them."""
+        self.needs(full=True)
+        assert await self.client.do("prompts") == ["greet"]
+        assert await self.client.do("prompt", name="greet", arguments={"who": "Ann"}) == "Greet Ann."
 
     async def progress(self) -> None:
         """Reports, and then the result."""
@@ -142,6 +149,8 @@ class Cell:
     async def subscription(self) -> None:
         """A resource has changed."""
         self.needs(full=True)
+        if self.backend_kind is BOTH and self.client_kind.transport != "modern":
+            raise NotPossible("to clients with a session this server does not offer it")
         if self.client_kind is TYPESCRIPT2_AUTO:
             raise NotPossible("the driver of this client cannot listen")
         is_modern = self.client_kind.transport == "modern"
@@ -167,10 +176,6 @@ class Cell:
     async def cancellation(self) -> None:
         """A call that is not wanted any more, beside one that is."""
         self.needs(full=True)
-        if self.backend_kind is not MODERN:
-            raise NotPossible("this server does not tell that it has cancelled")
-        if self.client_kind in (PYTHON2_STREAMABLE, PYTHON2_MODERN, TYPESCRIPT2_AUTO):
-            raise NotPossible("the driver of this client cannot cancel")
         self.backend.shut_gate("cancelled")
         self.client.start_call("append", line="unwanted", gate="cancelled")
         await until(lambda: "unwanted" in self.backend.ledger(), "the call is under way")
@@ -218,6 +223,7 @@ FEATURES: dict[str, Callable[[Cell], Awaitable[None]]] = {
     "tools": Cell.listing,
     "call": Cell.call,
     "read": Cell.read,
+    "prompt": Cell.prompt,
     "progress": Cell.progress,
     "sampling": Cell.sampling,
     "elicitation": Cell.elicitation,

@@ -16,6 +16,9 @@ connect     url, transport       the server's capabilities; the client stays con
 list                             the names of the tools
 call        tool, arguments      text, progress (the numbers reported)
 read        uri                  the text of the resource
+resources                        the URIs of the resources
+prompts                          the names of the prompts
+prompt      name, arguments      the text of the prompt
 subscribe   uri                  null
 set_level   level                null
 ping                             null
@@ -78,7 +81,7 @@ class Client:
         self._seen: list[dict[str, Any]] = []
         self._may_answer = asyncio.Event()
         self._may_answer.set()
-        self._calls: dict[str, list[int]] = {}
+        self._calls: dict[str, list[tuple[int, asyncio.Task[Any]]]] = {}
         self._events: list[str] = []
         self._listening: asyncio.Task[None] | None = None
         self._life: asyncio.Task[None] | None = None
@@ -185,7 +188,9 @@ class Client:
         async def on_progress(progress: float, total: float | None, message: str | None) -> None:
             numbers.append(progress)
 
-        self._calls.setdefault(tool, []).append(getattr(self._session, "_request_id", 0))
+        task = asyncio.current_task()
+        assert task is not None
+        self._calls.setdefault(tool, []).append((getattr(self._session, "_request_id", 0), task))
         called = await self._session.call_tool(tool, arguments, progress_callback=on_progress)
         result = called.model_dump(by_alias=True)
         text = "".join(part["text"] for part in result["content"] if part["type"] == "text")
@@ -194,8 +199,11 @@ class Client:
         return {"text": text, "progress": numbers}
 
     async def do_cancel(self, tool: str) -> None:
-        """The SDK 1.x cannot cancel but by saying so; 2.x has its own way, which no test needs."""
-        for identity in self._calls.get(tool, []):
+        """The SDK 1.x cannot cancel but by saying so; 2.x says so itself when the task is cancelled that waits."""
+        for identity, task in self._calls.get(tool, []):
+            if IS_SDK2:
+                task.cancel()
+                continue
             params = types.CancelledNotificationParams(**{"requestId": identity})
             cancelled: Any = types.CancelledNotification(method="notifications/cancelled", params=params)
             await self._session.send_notification(types.ClientNotification(cancelled))
@@ -204,6 +212,17 @@ class Client:
         (content,) = (await self._session.read_resource(url(uri))).contents
         assert isinstance(content, types.TextResourceContents)
         return content.text
+
+    async def do_resources(self) -> Any:
+        return [str(resource.uri) for resource in (await self._session.list_resources()).resources]
+
+    async def do_prompts(self) -> Any:
+        return [prompt.name for prompt in (await self._session.list_prompts()).prompts]
+
+    async def do_prompt(self, name: str, arguments: dict[str, str]) -> Any:
+        (message,) = (await self._session.get_prompt(name, arguments)).messages
+        assert isinstance(message.content, types.TextContent)
+        return message.content.text
 
     async def do_subscribe(self, uri: str) -> None:
         await self._session.subscribe_resource(url(uri))

@@ -100,6 +100,18 @@ class Driven {
     return (await this.client.readResource({ uri })).contents[0].text;
   }
 
+  async resources() {
+    return (await this.client.listResources()).resources.map((resource) => resource.uri);
+  }
+
+  async prompts() {
+    return (await this.client.listPrompts()).prompts.map((prompt) => prompt.name);
+  }
+
+  async prompt({ name, arguments: parameters }) {
+    return (await this.client.getPrompt({ name, arguments: parameters })).messages[0].content.text;
+  }
+
   async subscribe({ uri }) {
     await this.client.subscribeResource({ uri });
     return null;
