@@ -48,7 +48,7 @@ class Listening:
         """The client is told of a change."""
         params = message.params() if message.method == revisions.TASK_CHANGED else {}
         task = params.get("taskId")
-        if isinstance(task, str) and params.get("status") in _FINAL:
+        if isinstance(task, str) and task in _texts(self._honoured or {}, _TASKS) and params.get("status") in _FINAL:
             self._finished.add(task)
 
     @property

@@ -139,3 +139,41 @@ class Again(SynchronousTestCase):
         else:
             self.assertEqual(told, [])
             self.assertIsNotNone(end)
+
+
+class Lasting(SynchronousTestCase):
+    def told(self, listening: Listening, task: Any, status: Any, method: str = "notifications/tasks") -> bool:
+        """The client is told this of a task: whether the listen is to last."""
+        listening.told(jsonrpc.parse(encoded(modern.told(method, 1, taskId=task, status=status))))
+        return listening.is_to_last
+
+    def test_tasks(self) -> None:
+        """One for tasks only lasts until the last of them is over, and then stays so."""
+        listening = Listening(b"1")
+        self.assertTrue(listening.is_to_last)
+        acknowledge(listening, taskIds=["t1", "t2"])
+        self.assertTrue(self.told(listening, "t1", "completed"))
+        self.assertTrue(self.told(listening, "t1", "failed"))
+        self.assertTrue(self.told(listening, "t2", "working"))
+        self.assertFalse(self.told(listening, "t2", "cancelled"))
+        self.assertFalse(self.told(listening, "t2", "working"))
+
+    def test_more(self) -> None:
+        """One for anything else lasts, whatever becomes of tasks; so does one for nothing."""
+        for more in ({"toolsListChanged": True}, {"resourceSubscriptions": ["a:1"]}):
+            listening = Listening(b"1")
+            acknowledge(listening, taskIds=["t1"], **more)
+            self.assertTrue(self.told(listening, "t1", "completed"))
+        listening = Listening(b"1")
+        acknowledge(listening)
+        self.assertTrue(self.told(listening, "t1", "completed"))
+
+    def test_odd(self) -> None:
+        """What is no end of a task that was asked for counts for nothing, and is not kept."""
+        listening = Listening(b"1")
+        acknowledge(listening, taskIds=["t1"])
+        odd: Any = (("t2", "completed"), ({}, "completed"), (["t1"], "failed"), (None, "failed"), (1, "failed"))
+        for task, status in (*odd, ("t1", {}), ("t1", "done"), ("t1", None)):
+            self.assertTrue(self.told(listening, task, status), (task, status))
+        self.assertTrue(self.told(listening, "t1", "completed", "notifications/tasks/status"))
+        self.assertEqual(listening._finished, set())
