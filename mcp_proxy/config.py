@@ -201,7 +201,7 @@ class Settings:
     connect_timeout: float = _variable("10", _SECONDS, "Seconds for each step of connecting to the backend.")
     stall_timeout: float = _variable("30", _SECONDS, "Seconds until a client that reads nothing is dropped.")
     drain_timeout: float = _variable(
-        "8", _SECONDS, "Seconds that requests in flight may take to be answered when the proxy is told to stop."
+        "10", _SECONDS, "Seconds that requests in flight may take to be answered when the proxy is told to stop."
     )
     health_interval: float = _variable("10", _SECONDS, "Seconds between two checks of the backend's health.")
     session_idle_timeout: float = _variable("1800", _SECONDS, "Seconds until an unused session is closed.")

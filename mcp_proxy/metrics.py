@@ -104,7 +104,7 @@ class Tally(Meter):
 
     def answered_here(self, exchange: Exchange) -> None:
         """We have answered a request of a client's in the backend's place."""
-        self.ended(exchange, "own", "no")
+        self.ended(exchange, "own", exchange.delivery.value)
 
     def answered(self, exchange: Exchange, received: float, done: float, *, is_error: bool) -> None:
         """The backend answered a request of a client's."""

@@ -35,6 +35,7 @@ from mcp_proxy.frontend.limits import Rate, Streams
 from mcp_proxy.frontend.modern import ModernFront
 from mcp_proxy.frontend.status import StatusPages
 from mcp_proxy.frontend.streamable import StreamableFront
+from mcp_proxy.session import truth
 from mcp_proxy.session.era import Era
 from mcp_proxy.session.interfaces import ILinkOwner, IOutlet
 from mcp_proxy.session.policy import Policy
@@ -261,6 +262,7 @@ class ProxyService(MultiService):
 
     def hurry(self) -> None:
         """Wait no longer for requests in flight."""
+        log.info("told to stop again, so requests in flight are waited for no longer")
         self._is_hurried = True
         pause, self._pause = self._pause, None
         if pause is not None:
@@ -296,7 +298,7 @@ class ProxyService(MultiService):
                 loop.stop()
         self._backend.stop()
         for session in self._registry:
-            session.close()
+            session.close(truth.STOPPED)
         self._pool.stop()
         await self._http.said_farewell()
         await self._http.forget_connections()

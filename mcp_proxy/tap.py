@@ -10,6 +10,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO, cast
 
 from twisted.application.service import IService, IServiceCollection, MultiService
+from twisted.internet.defer import Deferred, succeed
 from twisted.logger import ILogObserver, Logger, LogLevel
 from twisted.python import usage
 from twisted.python.components import Componentized
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from .service import ProxyService
 
 log = Logger()
+
+#: A signal that comes so soon, in seconds, after the first is the same one: `timeout` and some shells send it twice.
+SAME_SIGNAL = 0.5
 
 
 def _parameter(variable: Variable) -> list[str | None]:
@@ -71,6 +75,7 @@ class _Root(MultiService):
         self._child = child
         self._observer = observer
         self._reactor = reactor
+        self._told_at: float | None = None
         child.setServiceParent(self)
 
     def setServiceParent(self, parent: IServiceCollection) -> None:
@@ -92,19 +97,31 @@ class _Root(MultiService):
                 signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        # A second SIGTERM changes nothing: the shutdown is bounded, and `timeout` sends its signal twice. Who presses
-        # Ctrl-C again does not want to wait.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-            signal.signal(signal.SIGINT, self._on_impatience)
-        self._reactor.callFromThread(self._stop, signal.Signals(number).name)
+        if self._told_at is None:
+            self._told_at = self._reactor.seconds()
+            self._reactor.callFromThread(self._stop, signal.Signals(number).name)
+        elif self._reactor.seconds() - self._told_at >= SAME_SIGNAL:
+            _ignore_signals()
+            self._reactor.callFromThread(self._child.hurry)  # whoever says it again does not want to wait
 
-    def _on_impatience(self, number: int, frame: FrameType | None) -> None:
-        self._reactor.callFromThread(self._child.hurry)
+    async def _stopped(self) -> None:
+        await (super().stopService() or succeed(None))
+        if self._told_at is not None:
+            _ignore_signals()
+
+    def stopService(self) -> Deferred[None]:
+        """Stop; a signal that comes when all is done must not make the exit status another."""
+        return Deferred.fromCoroutine(self._stopped())
 
     def _stop(self, name: str) -> None:
         log.info("received {name}, stopping", name=name)
         self._reactor.stop()
+
+
+def _ignore_signals() -> None:
+    # The interpreter restores what it finds at its end, but for what is ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _settle() -> None:

@@ -19,7 +19,7 @@ from mcp_proxy.session.policy import Policy
 from mcp_proxy.session.questions import Questions
 from mcp_proxy.session.route import IRoute
 from mcp_proxy.timers import Timers
-from mcp_proxy.wire import jsonrpc, revisions
+from mcp_proxy.wire import jsonrpc, modern, revisions
 from mcp_proxy.wire.errors import NotJSONRPC, Overloaded, ProxyError
 from mcp_proxy.wire.headers import Headers
 from mcp_proxy.wire.jsonrpc import Message
@@ -178,7 +178,7 @@ class Courier:
             if exchange.delivery is Delivery.NOT_SENT:
                 self.fail(exchange, Overloaded())  # there is no room to hold it
             else:
-                self.fail(exchange, truth.outcome_unknown(exchange, self._route.trouble))
+                self.fail(exchange, self._unknown(exchange))
         for exchange in self._exchanges.held:
             exchange.beat = max(exchange.beat, now + FIRST_BEAT)
             if exchange not in waiting:
@@ -210,7 +210,10 @@ class Courier:
     def stop(self) -> None:
         """The session is over."""
         self.answer_held(but_initialize=False)
-        self._exchanges.leave_room()
+        for exchange in self._exchanges.leave_room():
+            if exchange.is_lasting and not exchange.cancelled:
+                self._meter.answered_here(exchange)
+                self._route.outlet.answer(exchange, modern.end_of_listen(exchange.message.id or b"null"))
         self._timers.cancel_all()
 
     # -- from the backend --------------------------------------------------------------------------------------
@@ -317,7 +320,15 @@ class Courier:
             self._route.credentials.take_challenge()
             self._meter.refused(exchange)
             return
-        self.fail(exchange, truth.given_up(exchange, self._route.outage, self._route.trouble))
+        if self._route.ending:
+            self.fail(exchange, truth.cut_short(exchange, self._route.ending))
+        else:
+            self.fail(exchange, truth.given_up(exchange, self._route.outage, self._route.trouble))
+
+    def _unknown(self, exchange: Exchange) -> ProxyError:
+        if self._route.ending:
+            return truth.cut_short(exchange, self._route.ending)
+        return truth.outcome_unknown(exchange, self._route.trouble)
 
     def _unheld(self, exchange: Exchange) -> None:
         if exchange.held_since is not None:

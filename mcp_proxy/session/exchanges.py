@@ -237,10 +237,11 @@ class Exchanges:
         self.held = back + self.held  # they came before what is held
         return sorted(unknown, key=lambda each: each.arrived)
 
-    def leave_room(self) -> None:
-        """The session is over; what it held is nobody's any more."""
-        self.held = []
+    def leave_room(self) -> list[Exchange]:
+        """The session is over; take what it held still."""
+        held, self.held = self.held, []
         self._use_room()
+        return held
 
     def _use_room(self) -> None:
         """What is held has changed."""

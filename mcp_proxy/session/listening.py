@@ -67,9 +67,7 @@ class Listening:
             self._honoured = honours
             return [message.raw], None
         if not _covers(honours, self._honoured):
-            return [], jsonrpc.result(
-                self._identity, {"resultType": "complete", "_meta": {modern.SUBSCRIPTION: self._subscription}}
-            )
+            return [], modern.end_of_listen(self._identity)
         return list(self._changes(self._honoured)), None
 
     def _changes(self, honoured: dict[str, Any]) -> Iterator[bytes]:

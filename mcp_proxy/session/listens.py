@@ -144,7 +144,7 @@ class Listens:
                 self._finish(listen)
 
     def _finish(self, listen: Listen) -> None:
-        listen.reply.finish(jsonrpc.result(listen.reply.identity, {"resultType": "complete", "_meta": listen.meta}))
+        listen.reply.finish(modern.end_of_listen(listen.reply.identity))
 
     def end(self) -> None:
         """Nobody tells of anything any more: whoever listens gets the result that says so."""

@@ -51,6 +51,10 @@ class IRoute(Protocol):
         """Why there is no link, in words."""
 
     @property
+    def ending(self) -> str:
+        """Why the session is about to be over, as the beginning of a sentence; empty while it is not."""
+
+    @property
     def outlet(self) -> IOutlet:
         """Where messages for the client go."""
 

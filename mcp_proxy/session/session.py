@@ -64,6 +64,7 @@ class Session:
         self.label = hashlib.sha256(token.encode()).hexdigest()[:8]
         self.memory = Memory()
         self.outlet = outlet
+        self.ending = ""
         self._last_seen = clock.seconds()
         self._clock = clock
         self._policy = policy
@@ -225,15 +226,19 @@ class Session:
     def farewell(self) -> None:
         """The proxy stops, and nothing keeps the client any more: it may come back to the next one."""
         self.outlet.say_retry()
-        self.close()
+        self.close(truth.STOPPED)
 
     def cancel(self) -> None:
         """Nobody waits for an answer any more, and nobody will come back."""
         self._courier.cancel_all()
         self.close()
 
-    def close(self) -> None:
-        """The session is over for good: whoever waits is answered, everything is freed."""
+    def close(self, why: str = truth.ENDED) -> None:
+        """The session is over for good: whoever waits is answered, everything is freed.
+
+        :param why: what they are told, as the beginning of a sentence.
+        """
+        self.ending = self.ending or why
         self.uplink.lifecycle.close()
 
     def _ask(self, message: Message, headers: Headers, reply: object) -> None:

@@ -12,6 +12,10 @@ from mcp_proxy.session.interfaces import Refusal
 from mcp_proxy.wire import jsonrpc, revisions
 from mcp_proxy.wire.errors import BackendRefused, NotDelivered, NotRestorable, OutcomeUnknown, ProxyError
 
+#: Why a session is over, if it is not the backend's fault.
+STOPPED = "The proxy was told to stop"
+ENDED = "The session was ended"
+
 
 def not_delivered(outage: float, why: str) -> NotDelivered:
     """The request never left us.
@@ -33,14 +37,31 @@ def stopping() -> NotDelivered:
     )
 
 
+def cut_short(exchange: Exchange, why: str) -> ProxyError:
+    """The session is over before the request has been answered, and not for the backend's sake.
+
+    :param why: what has happened, as the beginning of a sentence.
+    """
+    if exchange.delivery is Delivery.NOT_SENT:
+        return NotDelivered(f"{why}. The request was not delivered, so it is safe to send it again.")
+    took = "had accepted" if exchange.delivery is Delivery.ACCEPTED else "may have received"
+    return OutcomeUnknown(
+        f"{why} before the answer came; the backend {took} the request. Whether it was carried out is unknown. "
+        f"{_advice(exchange)}"
+    )
+
+
 def outcome_unknown(exchange: Exchange, why: str) -> OutcomeUnknown:
     """The request was sent, and the link was lost before its answer."""
     took = "had accepted" if exchange.delivery is Delivery.ACCEPTED else "may have received"
-    advice = "It is safe to repeat." if exchange.is_safe else "Check whether it took effect before you repeat it."
     return OutcomeUnknown(
         f"The backend {took} the request and was lost before it answered ({why}). Whether it was carried out is "
-        f"unknown. {advice}"
+        f"unknown. {_advice(exchange)}"
     )
+
+
+def _advice(exchange: Exchange) -> str:
+    return "It is safe to repeat." if exchange.is_safe else "Check whether it took effect before you repeat it."
 
 
 def given_up(exchange: Exchange, outage: float, why: str) -> ProxyError:

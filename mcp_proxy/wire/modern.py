@@ -11,7 +11,7 @@ from base64 import b64decode, b64encode
 from binascii import Error as NotBase64
 from typing import Any
 
-from mcp_proxy.wire import revisions
+from mcp_proxy.wire import jsonrpc, revisions
 from mcp_proxy.wire.errors import HeaderMismatch, InvalidParams, UnsupportedVersion
 from mcp_proxy.wire.headers import Headers
 from mcp_proxy.wire.jsonrpc import Message
@@ -47,6 +47,12 @@ def is_modern(message: Message, headers: Headers) -> bool:
         return False
     versions = _values(headers, VERSION_HEADER)
     return any(version and version not in revisions.LEGACY for version in versions)
+
+
+def end_of_listen(identity: bytes) -> bytes:
+    """The result that ends a ``subscriptions/listen`` as it should, its id given as JSON text."""
+    meta = {SUBSCRIPTION: jsonrpc.value_of(identity)}
+    return jsonrpc.result(identity, {"resultType": "complete", "_meta": meta})
 
 
 def check(message: Message, headers: Headers) -> None:

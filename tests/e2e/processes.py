@@ -124,6 +124,10 @@ class Child:
             self._waiting.append(waiter)
             await waiter
 
+    def signal(self, name: str) -> None:
+        """Send it this signal, if it still runs."""
+        self._running.signal(name)
+
     async def stop(self, signal: str = "TERM") -> None:
         """End the process by this signal, or by SIGKILL if it does not obey."""
         if self.ended:

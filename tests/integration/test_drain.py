@@ -8,6 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionRefusedError
 
 from tests.integration.streamable_case import ALICE, StreamableCase, result_of, silent
+from tests.integration.test_modern import ModernCase
 from tests.support import messages, modern
 
 
@@ -54,7 +55,10 @@ class Drain(StreamableCase):
         """When the time is up, the client is told that the outcome is not known."""
         client = await self.in_flight(drain_timeout=0.1)
         await self.stop()
-        self.assertEqual((await client.answer_to("slow"))["error"]["code"], -31002)
+        error = (await client.answer_to("slow"))["error"]
+        self.assertEqual((error["code"], error["data"]["delivered"]), (-31002, "maybe"))
+        self.assertIn("The proxy was told to stop before the answer came", error["message"])
+        self.assertNotIn("lost", error["message"])  # the backend was not
 
     async def test_hurry(self) -> None:
         """Whoever cannot wait need not."""
@@ -76,6 +80,20 @@ class Drain(StreamableCase):
         await self.stop()
         error = (await client.answer_to("held"))["error"]
         self.assertEqual((error["code"], error["data"]["delivered"]), (-31001, "no"))
+
+    async def test_read_too_slow(self) -> None:
+        """A request that could be repeated will not be, and its client is told the same."""
+        self.start(drain_timeout=0.1)
+        client = await self.joined(ALICE)
+        self.backend.answers["tools/list"] = silent
+        await client.begin(messages.request("tools/list", "read"))
+        await self.until(lambda: self.backend.deliveries("tools/list"))
+        await self.stop()
+        error = (await client.answer_to("read"))["error"]
+        self.assertEqual(
+            (error["code"], error["data"]["delivered"], error["data"]["retrySafe"]), (-31002, "maybe", True)
+        )
+        self.assertIn("The proxy was told to stop", error["message"])
 
     async def test_idle(self) -> None:
         """A client that waits for nothing is told when to come back, as far as it knows how, and let go at once."""
@@ -99,6 +117,43 @@ class DrainSSE(Drain):
         """The stream of a client that waits stays, but it cannot ask for more."""
         await super().refused(client)
         self.assertFalse(client.stream.answer.complete)
+
+
+class Listens(ModernCase):
+    """Clients of the revision without sessions."""
+
+    async def test_graceful(self) -> None:
+        """A listen ends at once with the result that says that all is well; a call in flight is still answered."""
+        self.start(drain_timeout=30.0)
+        client = self.visitor()
+        listen = await client.subscribe("L", toolsListChanged=True)
+        self.backend.answers["tools/call"] = silent
+        call = await client.request(modern.call("slow"))
+        await self.deliveries("tools/call", 1)
+        service = self.service
+        assert service is not None
+        stopped = service.stopService()
+        await self.until(lambda: listen.answer.complete)
+        self.assertEqual([each.get("method", each.get("result")) for each in listen.messages], [
+            modern.ACKNOWLEDGED, {"resultType": "complete", "_meta": {modern.META_SUBSCRIPTION: "L"}}
+        ])  # fmt: skip
+        self.assertFalse(stopped.called)
+        self.backend.reply_to("tools/call").answer(messages.result("slow", {"done": True}))
+        await stopped
+        self.assertEqual(result_of((await client.complete(call)).json()), {"done": True})
+        ends = self.internals()._status._metrics._tally.requests
+        self.assertEqual(ends["subscriptions/listen", "own", "yes"], 1, ends)
+        self.assertEqual(sum(ends.values()), 2, ends)
+        self.service = None
+
+    def registry(self) -> list[Any]:
+        """The program has ended in the test."""
+        return [] if self.service is None else super().registry()
+
+    def internals(self) -> Any:
+        """The program, also after its end."""
+        self._kept = self.service or self._kept
+        return self._kept
 
 
 class OnOpenConnections(StreamableCase):

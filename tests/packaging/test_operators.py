@@ -17,6 +17,7 @@ import yaml
 from prometheus_client.core import Metric
 from twisted.trial.unittest import SynchronousTestCase
 
+from mcp_proxy.backend.streamable import FAREWELL
 from mcp_proxy.config import VARIABLES, Settings, load
 from mcp_proxy.frontend.app import App
 from mcp_proxy.metrics import OUTCOMES, Metrics, Tally
@@ -183,7 +184,7 @@ class Places(SynchronousTestCase):
         probes = [container[name] for name in ("startupProbe", "livenessProbe", "readinessProbe")]
         settings = self.check_container(container, probes, port["containerPort"])
         sleep = float(container["lifecycle"]["preStop"]["exec"]["command"][1])
-        self.assertGreater(pod["spec"]["terminationGracePeriodSeconds"], sleep + settings.drain_timeout)
+        self.assertGreater(pod["spec"]["terminationGracePeriodSeconds"], sleep + settings.drain_timeout + FAREWELL)
         self.assertEqual(deployment["spec"]["replicas"], 1)
         self.assertEqual(deployment["spec"]["selector"]["matchLabels"], pod["metadata"]["labels"])
         self.assertEqual(service["spec"]["selector"], pod["metadata"]["labels"])
@@ -196,7 +197,7 @@ class Places(SynchronousTestCase):
         (container,) = template["containers"]
         settings = self.check_container(container, container["probes"], configuration["ingress"]["targetPort"])
         self.assertEqual({probe["type"] for probe in container["probes"]}, {"Startup", "Liveness", "Readiness"})
-        self.assertGreater(template["terminationGracePeriodSeconds"], settings.drain_timeout)
+        self.assertGreater(template["terminationGracePeriodSeconds"], settings.drain_timeout + FAREWELL)
         self.assertLess(settings.keepalive_interval, 240)
         self.assertEqual((template["scale"]["minReplicas"], template["scale"]["maxReplicas"]), (1, 1))
         names = {each["secretRef"] for each in container["env"] if "secretRef" in each}
@@ -208,7 +209,7 @@ class Places(SynchronousTestCase):
             proxy = yaml.safe_load(path.read_text("utf-8"))["services"]["proxy"]
             environ = {name: re.sub(r"\$\{\w+:-(.*)\}", r"\1", value) for name, value in proxy["environment"].items()}
             settings = self.settings(environ)
-            self.assertGreater(seconds(proxy["stop_grace_period"]), settings.drain_timeout)
+            self.assertGreater(seconds(proxy["stop_grace_period"]), settings.drain_timeout + FAREWELL)
             (port,) = proxy["ports"]
             self.assertTrue(port.startswith("127.0.0.1:") and port.endswith(f":{settings.proxy_port}"), port)
 
@@ -218,7 +219,7 @@ class Places(SynchronousTestCase):
         service = dict(re.findall(r"^(\w+)=(.*)$", text, re.MULTILINE))
         settings = self.settings(dict(re.findall(r"^Environment=(\w+)=(.*)$", text, re.MULTILINE)))
         self.assertTrue(service["ExecStart"].endswith("/bin/mcp-proxy"))
-        self.assertGreater(float(service["TimeoutStopSec"]), settings.drain_timeout)
+        self.assertGreater(float(service["TimeoutStopSec"]), settings.drain_timeout + FAREWELL)
 
 
 class Machines(SynchronousTestCase):

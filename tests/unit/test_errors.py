@@ -61,7 +61,7 @@ class Errors(SynchronousTestCase):
         self.assertEqual(ProxyError().data, {})
 
     def test_own_codes(self) -> None:
-        """The proxy's own four codes are outside the range that JSON-RPC reserves, and are told at HTTP 200, 429 or 503."""
+        """The proxy's own four codes are outside of what JSON-RPC reserves, and are told at HTTP 200, 429 or 503."""
         own = {
             errors.NotDelivered: (-31001, 503),
             errors.BackendUnavailable: (-31001, 503),
