@@ -99,7 +99,7 @@ class Tally(Meter):
         self.outage_times = Histogram(AWAY)
         self.relayed_events = self.replayed_events = self.stalls = self.handshakes = self.attempts = 0
 
-    def began(self, exchange: Exchange) -> None:
+    def began(self, exchange: Exchange, session: str) -> None:
         """A request of a client's has arrived, which counts when it is over."""
 
     def answered_here(self, exchange: Exchange) -> None:

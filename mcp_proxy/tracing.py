@@ -14,12 +14,20 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from mcp_proxy import __version__
 from mcp_proxy.metrics import Tally
 from mcp_proxy.session.exchanges import Exchange
+from mcp_proxy.wire import revisions
 
 _W3C = TraceContextTextMapPropagator()
 #: The fields of a trace's context.
 _FIELDS = ("traceparent", "tracestate")
 #: What becomes of a request without being an error.
 _FINE = frozenset(("result", "own", "cancelled"))
+#: Which attribute has the name of what is asked for, and what belongs to it, by method.
+_TARGETS: dict[str, tuple[str, dict[str, str]]] = {
+    revisions.CALL_TOOL: ("gen_ai.tool.name", {"gen_ai.operation.name": "execute_tool"}),
+    "prompts/get": ("gen_ai.prompt.name", {}),
+}
+#: The longest name that is told; tools have shorter ones.
+MAX_TARGET = 128
 
 
 def tally() -> Tally:
@@ -38,10 +46,13 @@ class Spans(Tally):
         super().__init__()
         self._tracer = provider.get_tracer("mcp_proxy", __version__)
 
-    def began(self, exchange: Exchange) -> None:
+    def began(self, exchange: Exchange, session: str) -> None:
         """A request has arrived: its span begins, and the backend is told of it."""
         method = self.method_of(exchange)
-        span = self._tracer.start_span(method, _context(exchange), SpanKind.SERVER, {"mcp.method.name": method})
+        about = {"mcp.method.name": method, "mcp_proxy.session": session}
+        span = self._tracer.start_span(method, _context(exchange), SpanKind.SERVER, about)
+        if span.is_recording() and method in _TARGETS:
+            _name(span, exchange, method)
         exchange.span = span
         carrier: dict[str, str] = {}
         _W3C.inject(carrier, trace.set_span_in_context(span))
@@ -63,6 +74,14 @@ class Spans(Tally):
             span.set_attribute("error.type", outcome)
             span.set_status(StatusCode.ERROR)
         span.end()
+
+
+def _name(span: trace.Span, exchange: Exchange, method: str) -> None:
+    """Say which tool or prompt is asked for, as the conventions for MCP want it."""
+    target = exchange.message.params().get("name")
+    if isinstance(target, str) and 0 < len(target) <= MAX_TARGET and target.isprintable():
+        span.update_name(f"{method} {target}")
+        span.set_attributes({**_TARGETS[method][1], _TARGETS[method][0]: target})
 
 
 def _context(exchange: Exchange) -> Context:

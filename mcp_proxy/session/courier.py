@@ -90,7 +90,7 @@ class Courier:
         is_unfit = is_unfit and self._route.outlet.needs_handshake  # else it is the only one, and names a subscription
         backend_id = self.own_id() if is_unfit else identity
         exchange = Exchange(message, headers, arrived=self._clock.seconds(), backend_id=backend_id, reply=reply)
-        self._meter.began(exchange)
+        self._meter.began(exchange, self._route.label)
         return exchange
 
     def take_notification(self, message: Message, headers: Headers) -> None:

@@ -9,8 +9,11 @@ from mcp_proxy.wire.errors import ProxyError
 class Meter:
     """Counts nothing. What counts, overrides these methods; they are called often, and must be quick and never fail."""
 
-    def began(self, exchange: Exchange) -> None:
-        """A request of a client's has arrived; its headers may be changed."""
+    def began(self, exchange: Exchange, session: str) -> None:
+        """A request of a client's has arrived; its headers may be changed.
+
+        :param session: how logs name the session.
+        """
 
     def answered_here(self, exchange: Exchange) -> None:
         """We have answered a request of a client's in the backend's place."""

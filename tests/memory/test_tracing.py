@@ -76,7 +76,7 @@ class Traced(HouseCase):
         self.call((b"traceparent", context(PARENT).encode()), (b"tracestate", b"a=b"), (b"x-own", b"1"))
         span = self.span()
         assert span.context is not None and span.parent is not None and span.attributes is not None
-        self.assertEqual((span.name, span.kind), ("tools/call", SpanKind.SERVER))
+        self.assertEqual((span.name, span.kind), ("tools/call add", SpanKind.SERVER))
         self.assertEqual((format_trace_id(span.context.trace_id), format_span_id(span.parent.span_id)), (TRACE, PARENT))
         sent = self.sent()
         self.assertEqual(sent[b"traceparent"].decode(), context(format_span_id(span.context.span_id)))
@@ -134,11 +134,35 @@ class Traced(HouseCase):
         self.call(identity=3, method="ping")
         self.call(identity=4, method="x/y")
         self.house.backend.come_back()
-        names = [
-            (span.name, (span.attributes or {})["mcp_proxy.outcome"]) for span in self.exporter.get_finished_spans()
-        ]
+        spans = self.exporter.get_finished_spans()
+        names = [(span.name.partition(" ")[0], (span.attributes or {})["mcp_proxy.outcome"]) for span in spans]
         expected = [("tools/call", "cancelled"), ("tools/call", "unknown"), ("ping", "own"), ("other", "error")]
         self.assertEqual(names, expected)
+
+    def test_name(self) -> None:
+        """A tool and a prompt are named, if that is a name; nothing else is."""
+        cases: list[tuple[str, Any, str]] = [
+            ("tools/call", "add", "tools/call add"),
+            ("prompts/get", "größe", "prompts/get größe"),
+            ("resources/read", "add", "resources/read"),
+            *(("tools/call", wrong, "tools/call") for wrong in (7, None, "", "x" * 129, "a\nb", {"a": 1})),
+        ]
+        for number, (method, target, expected) in enumerate(cases):
+            self.exporter.clear()
+            self.house.post(self.path, messages.request(method, number, {"name": target}))
+            span = self.span()
+            attributes = dict(span.attributes or {})
+            named = attributes.get("gen_ai.tool.name"), attributes.get("gen_ai.prompt.name")
+            is_named = " " in expected
+            self.assertEqual(span.name, expected)
+            self.assertEqual(is_named, target in named and target is not None)
+            self.assertEqual(attributes.get("gen_ai.operation.name"), "execute_tool" if named[0] else None)
+
+    def test_session(self) -> None:
+        """Spans of one session have its short name in common, which is that in the logs."""
+        self.call()
+        (session,) = self.house.registry
+        self.assertEqual((self.span().attributes or {})["mcp_proxy.session"], session.label)
 
     def test_nothing_of_the_request(self) -> None:
         """No argument and no header is in a span."""

@@ -25,7 +25,7 @@ ARROWS: dict[str, set[str]] = {
     "logs": set(),
     "config": set(),
     "metrics": {"wire", "session", ""},
-    "tracing": {"metrics", "session", ""},
+    "tracing": {"metrics", "session", "wire", ""},
     "session": {"wire", "timers", ""},
     "backend": {
         "wire",
