@@ -120,11 +120,12 @@ class Cell:
         """Reports, and then the result."""
         self.needs(full=True)
         self.backend.shut_gate("result")
+        before = len(await self.client.seen("notifications/progress"))
         counting = self.client.start_call("count", to=3, gate="result")
         if self.client_kind is not PYTHON2_MODERN:  # the others handle what comes in a burst in any order
 
             async def all_reported() -> bool:
-                return len(await self.client.seen("notifications/progress")) >= 3
+                return len(await self.client.seen("notifications/progress")) >= before + 3
 
             await until(all_reported, "all reports have arrived")
         self.backend.open_gate("result")
@@ -177,10 +178,12 @@ class Cell:
         """A call that is not wanted any more, beside one that is."""
         self.needs(full=True)
         self.backend.shut_gate("cancelled")
-        self.client.start_call("append", line="unwanted", gate="cancelled")
-        await until(lambda: "unwanted" in self.backend.ledger(), "the call is under way")
+        line = f"unwanted {self.backend.pid}"
+        self.client.start_call("append", line=line, gate="cancelled")
+        await until(lambda: line in self.backend.ledger(), "the call is under way")
         await self.client.do("cancel", tool="append")
-        await until(lambda: "cancelled unwanted" in self.backend.ledger(), "the backend has cancelled it")
+        await until(lambda: f"cancelled {line}" in self.backend.ledger(), "the backend has cancelled it")
+        self.backend.open_gate("cancelled")
 
     async def restart(self) -> None:
         """SIGKILL, and the next process."""
@@ -232,8 +235,13 @@ FEATURES: dict[str, Callable[[Cell], Awaitable[None]]] = {
     "restart": Cell.restart,
     "call again": Cell.call,
     "tools again": Cell.listing,
+    "read again": Cell.read,
+    "prompt again": Cell.prompt,
+    "progress again": Cell.progress,
+    "sampling again": Cell.sampling,
     "elicitation again": Cell.elicitation,
     "subscription again": Cell.subscription,
+    "cancellation again": Cell.cancellation,
     "held call": Cell.held,
     "call in flight": Cell.in_flight,
 }
