@@ -82,7 +82,7 @@ RUNS = (
     ),
 )
 #: What a restart is tried with; the others would tell nothing new for the minutes that they take.
-RESTART_RUNS = ("2025-11-25", "2025-06-18", "2026-07-28-required")
+RESTART_RUNS = ("2025-11-25", "2026-07-28-required")
 #: The run for a server behind the proxy that knows no handshake, and the checks that may then end otherwise.
 LEGACY_ON_MODERN_RUN, LEGACY_ON_MODERN = "2025-11-25", "expected_legacy_on_modern.txt"
 #: The same for a server that knows nothing but handshakes.
