@@ -121,6 +121,12 @@ def _token(text: str) -> str:
     return text
 
 
+def _file(text: str) -> str:
+    if text and not Path(text).is_file():
+        raise ValueError("not a file")
+    return text
+
+
 def _choice(*words: str) -> Kind:
     def parse(text: str) -> str:
         if text.lower() not in words:
@@ -142,6 +148,7 @@ def _list_of(item: re.Pattern[str]) -> Callable[[str], tuple[str, ...]]:
 
 _URL = Kind(_url, "an http:// or https:// URL with a host, without query or fragment")
 _PATH = Kind(_path, "a path that starts with one /")
+_FILE = Kind(_file, "empty, or the path of a file")
 _SECONDS = Kind(_seconds, "a number above 0, such as 2 or 0.5")
 _COUNT = Kind(_whole(1), "a whole number from 1 up")
 _COUNT_OR_0 = Kind(_whole(0), "a whole number from 0 up")
@@ -179,6 +186,13 @@ class Settings:
     backend_mcp_path: str = _variable("/mcp", _PATH, "The backend's Streamable HTTP endpoint.")
     backend_sse_path: str = _variable("/mcp/sse", _PATH, "The backend's HTTP+SSE endpoint.")
     backend_health_path: str = _variable("/health", _PATH, "The path that tells whether the backend is up.")
+    backend_ca_file: str = _variable(
+        "", _FILE, "PEM certificates that vouch for an https backend, instead of those of the system."
+    )
+    backend_client_cert: str = _variable(
+        "", _FILE, "The PEM certificate, with its chain, that the proxy shows to an https backend."
+    )
+    backend_client_key: str = _variable("", _FILE, "The PEM key of it; empty: in the same file.")
     proxy_host: str = _variable(
         "127.0.0.1", Kind(_host, "a host name or an IP address"), "The address that clients connect to."
     )

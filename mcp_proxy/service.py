@@ -26,6 +26,7 @@ from mcp_proxy.backend.modern import ModernLink
 from mcp_proxy.backend.port import Port
 from mcp_proxy.backend.streamable import StreamableLink
 from mcp_proxy.backend.target import Target
+from mcp_proxy.backend.trust import BadFile, Trust
 from mcp_proxy.config import Settings
 from mcp_proxy.frontend.app import App
 from mcp_proxy.frontend.discovery import Discovery
@@ -59,12 +60,13 @@ def make_service(settings: Settings, reactor: Any) -> ProxyService:
     """Build the whole program for these settings; nothing is opened before the service starts.
 
     :param reactor: the only place where everything that needs a reactor gets it from.
+    :raises SystemExit: a file that a setting names cannot be used; the text says why.
     """
     rng = random.Random()
     jitter = partial(_spread, rng)
     tally = _tally()
     target = Target.of(settings.backend_url)
-    http = BackendHTTP(reactor, target, settings.connect_timeout)
+    http = BackendHTTP(reactor, target, settings.connect_timeout, _trust(settings) if target.is_secure else None)
     port = Port(reactor, target, http.client(), settings.backend_health_path, settings.connect_timeout)
 
     def make_sse(owner: ILinkOwner, headers: Headers) -> HTTPSSELink:
@@ -313,6 +315,14 @@ def _tally() -> metrics.Tally:
     except ImportError:
         return metrics.Tally()
     return tracing.tally()
+
+
+def _trust(settings: Settings) -> Trust:
+    """How the backend is recognized over TLS, and what it is shown."""
+    try:
+        return Trust.of(settings.backend_ca_file, settings.backend_client_cert, settings.backend_client_key)
+    except BadFile as error:
+        raise SystemExit(f"mcp-proxy: {error}") from error
 
 
 def _spread(rng: random.Random, delay: float) -> float:

@@ -7,3 +7,5 @@ With the extra `otel` each request has a span of OpenTelemetry; trace context is
 Limits: `MAX_REQUEST_RATE` and `MAX_REQUEST_BURST`, `MAX_SESSIONS_PER_CREDENTIAL`, `MAX_STREAMS`, `MAX_BATCH`,
 `HOLD_MAX_TOTAL_BYTES`. What is refused is counted by its reason, in `/health` and `/metrics`; a request that does not
 come in time gets 408. `docs/security.md` is a checklist with the tests of each line.
+Pages of `ALLOWED_ORIGINS` can read the answers (CORS). `BACKEND_CA_FILE`, `BACKEND_CLIENT_CERT` and `BACKEND_CLIENT_KEY`:
+TLS with a private authority, and with a certificate of the proxy's own.

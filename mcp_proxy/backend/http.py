@@ -48,17 +48,20 @@ class BackendHTTP:
     :param reactor: makes connections (TCP, TLS, names) and keeps time.
     :param target: whose credentials go with requests that have none.
     :param connect_timeout: seconds until a connection attempt is given up.
+    :param trust: how the backend is recognized over TLS, and what it is shown.
     :param is_lean: whether requests take the lean path, where there is no TLS.
     """
 
-    def __init__(self, reactor: Any, target: Target, connect_timeout: float, *, is_lean: bool = True) -> None:
+    def __init__(
+        self, reactor: Any, target: Target, connect_timeout: float, trust: Any = None, *, is_lean: bool = True
+    ) -> None:
         self._reactor = reactor
         self._target = target
         self._connections: IConnections
         if is_lean and not target.is_secure:
             self._connections = LeanConnections(reactor, target, connect_timeout)
         else:
-            self._connections = TreqConnections(reactor, connect_timeout)
+            self._connections = TreqConnections(reactor, connect_timeout, trust)
         self._farewells: set[Deferred[Any]] = set()
 
     def client(self) -> BackendClient:

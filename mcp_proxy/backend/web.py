@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from twisted.web.client import URI, Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool, ResponseDone
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers as WebHeaders
-from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResponse
+from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IPolicyForHTTPS, IResponse
 from zope.interface import implementer
 
 from mcp_proxy.backend.bodies import IBodyReceiver, Nobody
@@ -137,7 +137,7 @@ class _Endpoints:
 
     _reactor: Any
     _timeout: float
-    _policy: BrowserLikePolicyForHTTPS
+    _policy: IPolicyForHTTPS
 
     def endpointForURI(self, uri: URI) -> Any:
         endpoint = endpoint_to(self._reactor, uri.host.decode("ascii"), uri.port, self._timeout)
@@ -151,16 +151,17 @@ class TreqConnections:
 
     :param reactor: makes connections (TCP, TLS, names) and keeps time.
     :param connect_timeout: seconds until a connection attempt is given up.
+    :param trust: how the backend is recognized over TLS, and what it is shown; None: as browsers do, and nothing.
     """
 
-    def __init__(self, reactor: Any, connect_timeout: float) -> None:
+    def __init__(self, reactor: Any, connect_timeout: float, trust: IPolicyForHTTPS | None = None) -> None:
         self._reactor = reactor
         self._pool = HTTPConnectionPool(reactor, persistent=True)
         self._pool.retryAutomatically = False
         self._pool.maxPersistentPerHost = MAX_IDLE_CONNECTIONS
         self._pool.cachedConnectionTimeout = IDLE_CONNECTION_TIMEOUT  # type: ignore[assignment]
         single_use = HTTPConnectionPool(reactor, persistent=False)
-        endpoints = _Endpoints(reactor, connect_timeout, BrowserLikePolicyForHTTPS())
+        endpoints = _Endpoints(reactor, connect_timeout, trust or BrowserLikePolicyForHTTPS())
         self._pooled = _PlainAgent(Agent.usingEndpointFactory(reactor, endpoints, self._pool))
         self._fresh = _PlainAgent(Agent.usingEndpointFactory(reactor, endpoints, single_use))
 

@@ -167,6 +167,8 @@ class App:
         try:
             self._guard.admit(taken)
             if isinstance(failure.value, MethodNotAllowed):
+                if (preflight := self._guard.preflight(taken)) is not None:
+                    return taken.web_stream.allow(preflight)
                 allowed = ", ".join(sorted(failure.value.valid_methods or ()))
                 refused = MethodRefused(f"{_shown(taken.method)} is not allowed here; use {allowed}.")
                 count(self._refusals, refused)

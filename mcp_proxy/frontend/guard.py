@@ -7,6 +7,7 @@ it found us give it away (DNS rebinding; MCP specification, "Transports", securi
 from __future__ import annotations
 
 import hmac
+import re
 from collections.abc import Collection
 from functools import lru_cache
 from ipaddress import ip_address
@@ -24,11 +25,19 @@ from mcp_proxy.wire.errors import (
     TokenWanted,
     UnsupportedMediaType,
 )
+from mcp_proxy.wire.headers import Headers
 
 _LOOPBACK = frozenset(("localhost", "127.0.0.1", "::1"))
 ANY = "*"
 #: What another proxy adds: whoever has sent the request is not who has connected.
 _FORWARDED = (b"forwarded", b"x-forwarded-for", b"x-real-ip")
+#: What pages of other origins may see of an answer, if they may ask at all (CORS).
+_SHARED = ("/mcp", "/.well-known/")
+_EXPOSED = (b"access-control-expose-headers", b"Mcp-Session-Id, MCP-Protocol-Version, WWW-Authenticate, Retry-After")
+_VARY = (b"vary", b"Origin")
+_HEADER_NAMES = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z, ]{1,2000}")
+#: For how many seconds a browser need not ask again whether it may ask.
+_MAX_AGE = b"600"
 
 
 @frozen
@@ -57,6 +66,29 @@ class Guard:
         for origin in [value.decode("latin-1") for name, value in request.headers if name == b"origin"]:
             if not self._is_our_origin(origin):
                 raise OriginRefused(f"Origin {_shown(origin)} is not allowed. Add it to ALLOWED_ORIGINS to admit it.")
+            if self.origins and request.path.startswith(_SHARED):
+                request.stream.shared = self._shared(origin)
+
+    def preflight(self, request: ClientRequest) -> Headers | None:
+        """How a browser is told what a page may send, if it asks that; the request was admitted."""
+        is_asked = request.method == "OPTIONS" and request.header(b"access-control-request-method")
+        if not (is_asked and request.stream.shared):
+            return None
+        allowed: Headers = (
+            (b"access-control-allow-methods", b"GET, POST, DELETE"),
+            (b"access-control-max-age", _MAX_AGE),
+        )
+        names = request.header(b"access-control-request-headers")
+        # any header may go on to the backend; that one with credentials needs to be named, * does not do
+        if _HEADER_NAMES.fullmatch(names):
+            allowed = (*allowed, (b"access-control-allow-headers", names))
+        return allowed
+
+    def _shared(self, origin: str) -> Headers:
+        """What lets a page of this origin read the answer; cookies are not for it."""
+        if ANY in self.origins:
+            return ((b"access-control-allow-origin", b"*"), _EXPOSED)
+        return ((b"access-control-allow-origin", origin.encode("latin-1")), _EXPOSED, _VARY)
 
     def _is_our_host(self, host: str) -> bool:
         if ANY in self.hosts:

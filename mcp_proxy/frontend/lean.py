@@ -422,7 +422,7 @@ class LeanStream(ClientStream):
 
     def _head(self, status: int, headers: Headers) -> bytes:
         request = self._request
-        head = http1.head(status, headers, is_1_1=request.is_1_1, is_persistent=request.is_persistent)
+        head = http1.head(status, self._headers(headers), is_1_1=request.is_1_1, is_persistent=request.is_persistent)
         return head + self._connection.factory.end_of_head()
 
     def _finish(self, status: int) -> None:

@@ -27,6 +27,7 @@ STREAM_HEADERS: Headers = (
     (b"cache-control", b"no-cache, no-transform"),
     (b"x-accel-buffering", b"no"),
 )
+_SHARING = b"access-control-"
 _PHRASES = {int(status): status.phrase.encode() for status in HTTPStatus}
 _JSON: Headers = ((b"content-type", b"application/json"),)
 
@@ -82,7 +83,8 @@ class ClientStream:
     """The answer to one request: either whole (:meth:`respond`) or event by event (:meth:`start`, :meth:`write`).
 
     ``on_gone`` is called once, when the answer is complete or the client has gone; ``on_pause`` and ``on_resume``
-    when the client does not keep up with a stream, and when it does again.
+    when the client does not keep up with a stream, and when it does again. ``shared`` is what lets a page of another
+    origin read the answer.
 
     :param stall_timeout: seconds after which a client that reads nothing is dropped.
     """
@@ -95,6 +97,7 @@ class ClientStream:
         self.paused = False
         self.started = False
         self.closed = False
+        self.shared: Headers = ()
         self.on_gone: Callable[[], None] = _nothing
         self.on_pause: Callable[[], None] = _nothing
         self.on_resume: Callable[[], None] = _nothing
@@ -136,6 +139,12 @@ class ClientStream:
     @abstractmethod
     def abort(self) -> None:
         """Drop the connection."""
+
+    def _headers(self, headers: Headers) -> Headers:
+        """The headers of the answer; who may read it is not for the backend to say."""
+        if not self.shared:
+            return headers
+        return (*(header for header in headers if not header[0].lower().startswith(_SHARING)), *self.shared)
 
     def _over(self) -> None:
         """The answer is complete, or the client has gone; to be called once."""

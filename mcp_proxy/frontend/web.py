@@ -116,6 +116,12 @@ class WebStream(ClientStream):
         self._head(status, headers)
         return body
 
+    def allow(self, headers: Headers) -> bytes:
+        """Answer a page of another origin with nothing but headers, where Klein ends the answer."""
+        self.shared += headers
+        self._head(204, ())
+        return b""
+
     def start(self, headers: Headers = ()) -> None:
         """Begin an event stream."""
         if self.closed:
@@ -144,5 +150,5 @@ class WebStream(ClientStream):
     def _head(self, status: int, headers: Headers) -> None:
         self._request.setResponseCode(status, phrase(status))
         self._request.setHeader(b"server", b"mcp-proxy")
-        for name, value in headers:
+        for name, value in self._headers(headers):
             self._request.responseHeaders.addRawHeader(name, value)

@@ -53,7 +53,7 @@ OTHERS: dict[str, set[str]] = {
     "config": {"attrs", "dotenv", "twisted.internet.endpoints"},
     "metrics": {"prometheus_client"},
     "tracing": {"opentelemetry"},
-    "backend": {"attrs", "httptools", "hyperlink", "treq", "twisted", "zope.interface"},
+    "backend": {"OpenSSL", "attrs", "cryptography", "httptools", "hyperlink", "treq", "twisted", "zope.interface"},
     "frontend": {*VALUES, "klein", "twisted", "werkzeug", "zope.interface"},
     "service": {"twisted"},
     "tap": {"twisted"},
