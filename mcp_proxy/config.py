@@ -256,6 +256,9 @@ class Settings:
         Kind(_token, "empty, or at least 16 visible ASCII characters", is_secret=True),
         "Who shows this as Bearer token may read /metrics; empty: who asks on this machine.",
     )
+    proxy_api_keys_file: str = _variable(
+        "", _FILE, "A file with keys, one a line, of which clients must show one as X-Proxy-Key; empty: none is needed."
+    )
     http_stack: Literal["lean", "klein"] = _variable(
         "lean", _choice("lean", "klein"), "What reads requests for the MCP endpoints: code made for it, or Klein."
     )
@@ -312,6 +315,28 @@ def load(flags: Mapping[str, str | None], environ: Mapping[str, str], env_file: 
         elif given := (file.get(name) or "").strip():
             values[variable.attribute] = _parse(variable, given, str(env_file))
     return Settings(**values)
+
+
+def read_keys(name: str) -> tuple[bytes, ...]:
+    """Return the keys in a file: one a line, of at least 16 visible ASCII characters; # begins a comment.
+
+    Raises `ConfigError` if it cannot be read, or if there is no key or something else in it.
+    """
+    try:
+        lines = Path(name).read_text("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ConfigError(f"{name} cannot be read: {reason}") from error
+    keys = []
+    for number, line in enumerate(lines, 1):
+        key = line.strip()
+        if key and not key.startswith("#"):
+            if not _TOKEN.fullmatch(key):
+                raise ConfigError(f"{name}, line {number}: a key has at least 16 visible ASCII characters")
+            keys.append(key.encode())
+    if not keys:
+        raise ConfigError(f"{name} holds no key")
+    return tuple(keys)
 
 
 def _read(env_file: Path | None) -> Mapping[str, str | None]:

@@ -27,7 +27,7 @@ from mcp_proxy.backend.port import Port
 from mcp_proxy.backend.streamable import StreamableLink
 from mcp_proxy.backend.target import Target
 from mcp_proxy.backend.trust import BadFile, Trust
-from mcp_proxy.config import Settings
+from mcp_proxy.config import ConfigError, Settings, read_keys
 from mcp_proxy.frontend.app import App
 from mcp_proxy.frontend.discovery import Discovery
 from mcp_proxy.frontend.guard import AdminGuard, Guard
@@ -335,4 +335,8 @@ def _guard(settings: Settings) -> Guard:
     hosts = settings.allowed_hosts
     if not hosts and (settings.listen or settings.proxy_host not in ("127.0.0.1", "::1", "localhost")):
         hosts = ("*",)
-    return Guard(settings.allowed_origins, hosts)
+    name = settings.proxy_api_keys_file
+    try:
+        return Guard(settings.allowed_origins, hosts, read_keys(name) if name else ())
+    except ConfigError as error:
+        raise SystemExit(f"mcp-proxy: {error}") from error

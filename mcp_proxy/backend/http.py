@@ -18,7 +18,7 @@ from mcp_proxy.backend.failures import RequestFailed
 from mcp_proxy.backend.response import Response
 from mcp_proxy.backend.target import Target
 from mcp_proxy.backend.web import TreqConnections
-from mcp_proxy.wire.headers import Headers
+from mcp_proxy.wire.headers import Headers, without_own_key
 
 log = Logger()
 
@@ -124,5 +124,5 @@ class BackendClient:
         :param sending: called when the body is about to be handed to the network.
         :raises RequestFailed: (by the Deferred) there is no answer.
         """
-        headers = self._target.with_credentials(headers)
+        headers = self._target.with_credentials(without_own_key(headers))
         return self._requests.open(method, url, headers, body, reuse=reuse, sending=sending)

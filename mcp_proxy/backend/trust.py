@@ -8,7 +8,8 @@ from typing import Any
 from attrs import field, frozen
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
-from OpenSSL import SSL, crypto
+from OpenSSL import crypto
+from twisted.internet.error import VerifyError
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.internet.ssl import Certificate, PrivateCertificate, optionsForClientTLS, trustRootFromCertificates
 from twisted.web.iweb import IPolicyForHTTPS
@@ -48,8 +49,7 @@ class Trust:
             pem = _read(certificate_file) + (b"\n" + _read(key_file) if key_file else b"")
             load_pem_private_key(pem, None)  # OpenSSL would ask for the password of an encrypted one
             own = PrivateCertificate.loadPEM(pem)
-            own.options().getContext().check_privatekey()
-        except (SSL.Error, crypto.Error, ValueError, TypeError) as error:
+        except (VerifyError, crypto.Error, ValueError, TypeError) as error:
             raise BadFile(
                 f"{key_file or certificate_file} has no key, without a password, that belongs to {certificate_file}"
             ) from error

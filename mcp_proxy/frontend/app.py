@@ -93,6 +93,7 @@ class App:
         """Answer a request, now or later."""
         try:
             self._guard.admit(taken)
+            self._guard.check_key(taken)
             self._rate.admit(taken)
             handler(taken)
         except ProxyError as error:

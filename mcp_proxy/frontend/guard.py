@@ -18,6 +18,7 @@ from attrs import field, frozen
 from mcp_proxy.frontend.stream import ClientRequest
 from mcp_proxy.wire.errors import (
     HostRefused,
+    KeyWanted,
     LengthRequired,
     NotAcceptable,
     OnlyLocal,
@@ -25,12 +26,14 @@ from mcp_proxy.wire.errors import (
     TokenWanted,
     UnsupportedMediaType,
 )
-from mcp_proxy.wire.headers import Headers
+from mcp_proxy.wire.headers import OWN_KEY, Headers
 
 _LOOPBACK = frozenset(("localhost", "127.0.0.1", "::1"))
 ANY = "*"
 #: What another proxy adds: whoever has sent the request is not who has connected.
 _FORWARDED = (b"forwarded", b"x-forwarded-for", b"x-real-ip")
+#: What operators and their machines ask, by the one spelling of each; it needs no key and is not counted.
+FOR_OPERATORS = frozenset(("/health", "/ready", "/metrics", "/"))
 #: What pages of other origins may see of an answer, if they may ask at all (CORS).
 _SHARED = ("/mcp", "/.well-known/")
 _EXPOSED = (b"access-control-expose-headers", b"Mcp-Session-Id, MCP-Protocol-Version, WWW-Authenticate, Retry-After")
@@ -46,10 +49,12 @@ class Guard:
 
     :ivar origins: origins such as ``https://ide.example``; none means those on this machine, ``*`` any.
     :ivar hosts: host names, with or without port, beside those of this machine; ``*`` is any.
+    :ivar keys: of which a client must show one; none means that it need not.
     """
 
     origins: Collection[str] = ()
     hosts: Collection[str] = ()
+    keys: Collection[bytes] = field(default=(), repr=False)
 
     def admit(self, request: ClientRequest) -> None:
         """Let a request pass.
@@ -68,6 +73,17 @@ class Guard:
                 raise OriginRefused(f"Origin {_shown(origin)} is not allowed. Add it to ALLOWED_ORIGINS to admit it.")
             if self.origins and request.path.startswith(_SHARED):
                 request.stream.shared = self._shared(origin)
+
+    def check_key(self, request: ClientRequest) -> None:
+        """Let a request pass that is for the backend.
+
+        :raises KeyWanted: there are keys, and it shows none of them.
+        """
+        if self.keys and request.path not in FOR_OPERATORS:
+            given = request.header(OWN_KEY)
+            # all are compared, so that the time tells nothing
+            if not sum(hmac.compare_digest(given, key) for key in self.keys):
+                raise KeyWanted()
 
     def preflight(self, request: ClientRequest) -> Headers | None:
         """How a browser is told what a page may send, if it asks that; the request was admitted."""

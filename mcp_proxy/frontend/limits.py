@@ -10,14 +10,13 @@ from functools import cache
 from attrs import define, field, frozen
 from twisted.internet.interfaces import IReactorTime
 
+from mcp_proxy.frontend.guard import FOR_OPERATORS
 from mcp_proxy.frontend.stream import ClientRequest
 from mcp_proxy.wire.errors import ProxyError, TooManyRequests, TooManyStreams
 from mcp_proxy.wire.headers import credential
 
 #: How many credentials are kept in mind; of more, whoever has asked longest ago counts as new.
 MAX_KNOWN = 10_000
-#: What machines ask, which must not fail because somebody asks too often.
-_FREE = frozenset(("/health", "/ready", "/metrics", "/"))
 
 
 @define
@@ -49,7 +48,7 @@ class Rate:
 
         :raises TooManyRequests: there were too many before it; it tells when there is room.
         """
-        if not self.per_second or request.path in _FREE:
+        if not self.per_second or request.path in FOR_OPERATORS:
             return
         # a hash, for a secret is not kept longer than needed; Python's is keyed
         key = hash(credential(request.headers) or request.peer)

@@ -156,6 +156,10 @@ class TokenWanted(ProxyError):
     """This page is for operators: send Authorization: Bearer and the ADMIN_TOKEN."""
 
 
+class KeyWanted(ProxyError):
+    """This proxy wants a key of its own: send one of its keys as X-Proxy-Key. What the server wants goes beside it."""
+
+
 class OnlyLocal(ProxyError):
     """This page is for operators on the proxy's own machine, unless ADMIN_TOKEN is set."""
 
@@ -235,6 +239,8 @@ ANSWERS: Mapping[type[ProxyError], Answer] = {
     OriginRefused: Answer(HTTPStatus.FORBIDDEN, -32600),
     HostRefused: Answer(HTTPStatus.MISDIRECTED_REQUEST, -32600),
     TokenWanted: Answer(HTTPStatus.UNAUTHORIZED, -32600, {"WWW-Authenticate": 'Bearer realm="mcp-proxy"'}),
+    # 401 would make clients doubt the token that they have for the backend
+    KeyWanted: Answer(HTTPStatus.FORBIDDEN, -32600),
     OnlyLocal: Answer(HTTPStatus.FORBIDDEN, -32600),
     TooManySessions: Answer(HTTPStatus.SERVICE_UNAVAILABLE, -31004, {"Retry-After": "5"}),
     TooManyStreams: Answer(HTTPStatus.SERVICE_UNAVAILABLE, -31004, {"Retry-After": "5"}),

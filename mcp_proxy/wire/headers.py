@@ -55,8 +55,10 @@ _DROPPED = _HOP_BY_HOP | _OF_THE_MESSAGE | _OF_OUR_SIDE
 #: Belong to one request, so a request that the proxy makes by itself does not repeat them.
 _OF_ONE_REQUEST = frozenset((b"traceparent", b"tracestate", b"baggage", b"x-request-id", b"idempotency-key"))
 
+#: The key that the proxy itself may want to see; the backend never sees it.
+OWN_KEY = b"x-proxy-key"
 #: What a client proves with who it is.
-CREDENTIALS = frozenset((b"authorization", b"x-api-key"))
+CREDENTIALS = frozenset((b"authorization", b"x-api-key", OWN_KEY))
 
 
 class _Fate(Enum):
@@ -98,6 +100,14 @@ def standing(headers: Iterable[Header]) -> Headers:
     return tuple((name, value) for name, value in headers if name.lower() not in _OF_ONE_REQUEST)
 
 
+def without_own_key(headers: Headers) -> Headers:
+    """What of a client's headers, with names in lower case, the backend may see."""
+    for name, _ in headers:
+        if name == OWN_KEY:
+            return tuple(header for header in headers if header[0] != OWN_KEY)
+    return headers
+
+
 def credential(headers: Iterable[Header]) -> bytes:
     """What identifies the client, as bytes to be digested: its credential headers, or nothing for an anonymous one."""
     found = [(name.lower(), value) for name, value in headers if name.lower() in CREDENTIALS]
@@ -114,7 +124,9 @@ def is_renewal(old: Headers, new: Headers, *, asked_for: bool) -> bool:
         it has not, both must be JWTs that name the same issuer and subject.
     """
     before, after = _bearer(old), _bearer(new)
-    if before is None or after is None or _value(old, b"x-api-key") != _value(new, b"x-api-key"):
+    if before is None or after is None:
+        return False
+    if any(_value(old, name) != _value(new, name) for name in (b"x-api-key", OWN_KEY)):
         return False
     claimed = _subject(after)
     return asked_for or (claimed is not None and claimed == _subject(before))
