@@ -10,3 +10,4 @@ come in time gets 408. `docs/security.md` is a checklist with the tests of each 
 Pages of `ALLOWED_ORIGINS` can read the answers (CORS). `BACKEND_CA_FILE`, `BACKEND_CLIENT_CERT` and `BACKEND_CLIENT_KEY`:
 TLS with a private authority, and with a certificate of the proxy's own.
 With `PROXY_API_KEYS_FILE` clients must show one of the proxy's own keys as `X-Proxy-Key`, which the server never sees.
+A Host or Origin that merely holds a loopback name (`localhost/x`, `x@localhost`) is refused.

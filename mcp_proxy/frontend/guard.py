@@ -11,7 +11,6 @@ import re
 from collections.abc import Collection
 from functools import lru_cache
 from ipaddress import ip_address
-from urllib.parse import urlsplit
 
 from attrs import field, frozen
 
@@ -38,6 +37,7 @@ FOR_OPERATORS = frozenset(("/health", "/ready", "/metrics", "/"))
 _SHARED = ("/mcp", "/.well-known/")
 _EXPOSED = (b"access-control-expose-headers", b"Mcp-Session-Id, MCP-Protocol-Version, WWW-Authenticate, Retry-After")
 _VARY = (b"vary", b"Origin")
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::[0-9]{0,5})?")
 _HEADER_NAMES = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z, ]{1,2000}")
 #: For how many seconds a browser need not ask again whether it may ask.
 _MAX_AGE = b"600"
@@ -110,7 +110,7 @@ class Guard:
         if ANY in self.hosts:
             return True
         # No page elsewhere can make a browser send a loopback name, so these are safe, and health checks use them.
-        name = _hostname(f"//{host}")
+        name = _hostname(host)
         return name in _LOOPBACK or host.lower() in self.hosts or name in self.hosts
 
     def _is_our_origin(self, origin: str) -> bool:
@@ -118,7 +118,8 @@ class Guard:
             return True
         if self.origins:
             return origin.lower() in self.origins
-        return origin.lower().startswith(("http://", "https://")) and _hostname(origin) in _LOOPBACK
+        scheme, _, host = origin.partition("://")
+        return scheme.lower() in ("http", "https") and _hostname(host) in _LOOPBACK
 
 
 @frozen
@@ -191,11 +192,10 @@ def check_reply_head(request: ClientRequest) -> None:
 
 
 @lru_cache(maxsize=1024)
-def _hostname(url: str) -> str:
-    try:
-        return urlsplit(url).hostname or ""
-    except ValueError:
-        return ""
+def _hostname(host: str) -> str:
+    """The name without a port; nothing for what is no name, such as one with a user before it or a path behind it."""
+    found = _HOST.fullmatch(host)
+    return (found[1] or found[2]).lower() if found else ""
 
 
 def _shown(text: str) -> str:
