@@ -79,6 +79,7 @@ class Uplink:
         self._loss: Loss | None = None
         self._live_since: float | None = None
         self._refusals = 0
+        self._short_lives = 0
         self.lifecycle = machine(self)
 
     @property
@@ -236,17 +237,17 @@ class Uplink:
 
     def seek(self) -> None:
         """Ask for a turn: at once, or after a while if links to this backend lead to nothing for this session."""
-        loss, was_live = self._loss, self._live_since is not None
-        if self._live_since is not None and self._clock.seconds() - self._live_since >= self._policy.reconnect_delay:
-            self._refusals = 0
+        loss, since, was_live = self._loss, self._live_since, self._live_since is not None
         self._live_since = None
-        if loss is None or not (loss.reachable or was_live):
+        if since is not None:
+            # The session was taken, so nobody refuses it; but a backend that dies again and again is not overrun.
+            self._refusals = 0
+            is_long = self._clock.seconds() - since >= self._policy.reconnect_delay
+            self._short_lives = 0 if is_long else self._short_lives + 1
+        if loss is None or (self._short_lives <= 1 if was_live else not loss.reachable):
             self._backend.seek(self)
             return
-        self._refusals += 1
-        if was_live and self._refusals == 1:
-            self._backend.seek(self)
-            return
+        self._refusals += not was_live
         if loss.challenge is not None or 0 < self._policy.max_attempts <= self._refusals:
             self.lifecycle.give_up()
         if loss.challenge is None:  # waiting does not change a credential

@@ -367,6 +367,22 @@ class Refusals(SessionCase):
         self.assertIn("404", client.answers(1)[0]["error"]["message"])
         self.assertTrue(4 <= tries <= 12, tries)
 
+    def test_restarted_again_and_again(self) -> None:
+        """A backend that dies soon after each start has refused nobody: what waits is held, and the pace stays."""
+        for reachable in (False, True):  # whether the next one listens already when the loss is noticed
+            self.world = World(Policy(max_attempts=3, reconnect_delay=1.0))
+            client = self.world.live()
+            for number in range(1, 10):
+                client.send(id=number, method="tools/list")
+                client.link.lose(reachable=reachable)
+                self.assertEqual(client.answers(number), [])
+                self.world.clock.advance(1.5)
+                self.assertIn(client.session.uplink, self.world.backend.waiting)
+                link = self.world.restore(client)
+                link.say(id=link.take()["id"], result={"tools": []})  # type: ignore[index]
+                self.assertEqual(client.answers(number)[0]["result"], {"tools": []})
+                self.world.clock.advance(0.5)
+
     def test_refused_initialize(self) -> None:
         """A backend that refuses the replayed initialize is tried again later."""
         client = self.world.live()
