@@ -2,7 +2,8 @@
 
 It speaks what its kind says: ``dual`` (2026-07-28 and earlier revisions over Streamable HTTP), ``legacy`` (only those),
 ``modern`` (only 2026-07-28), ``sse`` (HTTP+SSE). Each ``write`` is noted in the ledger before anything is answered; a
-note is one ``write()`` to a file, which SIGKILL does not undo. When it listens, it prints the moment.
+note is one ``write()`` to a file, which SIGKILL does not undo. When it reads a line it begins to listen, and prints the
+moment.
 """
 
 from __future__ import annotations
@@ -150,7 +151,8 @@ class Backend:
         elif method == "resources/templates/list":
             result = {"resourceTemplates": []}
         elif method == "server/discover":
-            result = {"supportedVersions": ["2026-07-28"], "capabilities": CAPABILITIES}
+            about = {META + "serverInfo": {"name": "soak", "version": "1"}}
+            result = {"supportedVersions": ["2026-07-28"], "capabilities": CAPABILITIES, "_meta": about}
         elif method == "resources/subscribe" and session:
             session.subscribed.add(params["uri"])
         elif method == "resources/unsubscribe" and session:
@@ -300,5 +302,5 @@ async def serve(port: int, ledger: str, kind: str) -> None:
     await asyncio.sleep(0.02)
 
 
-if __name__ == "__main__":
+if __name__ == "__main__" and sys.stdin.readline():
     asyncio.run(serve(int(sys.argv[1]), sys.argv[2], sys.argv[3]))

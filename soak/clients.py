@@ -31,6 +31,7 @@ class World:
     :param patience: seconds within which every call has to be answered, HOLD_TIMEOUT and a margin.
     :param pause: seconds between two calls of a client, on the average.
     :param answered: is told of each result.
+    :param is_strict: no backend speaks HTTP+SSE; see `Order`.
     """
 
     port: int
@@ -39,6 +40,7 @@ class World:
     patience: float
     pause: float
     answered: Callable[[Call], None]
+    is_strict: bool = True
     enough: asyncio.Event = attrs.Factory(asyncio.Event)
     drops: int = 0
     sessions: int = 0
@@ -64,7 +66,7 @@ class Client:
         self.world = world
         self.judge = world.judge
         self.name = f"{type(self).__name__.lower()}-{next(names)}"
-        self.order = Order(self.judge, self.name)
+        self.order = Order(self.judge, self.name, is_strict=world.is_strict)
         self.calls: dict[str, Call] = {}
         self._numbers = count(1)
         self._idle: list[Http] = []
@@ -136,10 +138,10 @@ class Client:
 
     # -- what comes -------------------------------------------------------------------------------------------
 
-    def take(self, message: Json) -> None:
-        """A message has come, whichever way."""
+    def take(self, message: Json, stream: str = "") -> None:
+        """A message has come, on this stream."""
         if "method" in message:
-            self._notified(message["method"], message.get("params") or {}, message)
+            self._notified(message["method"], message.get("params") or {}, message, stream)
             return
         call = self.calls.get(str(message.get("id")))
         if call is None:
@@ -147,7 +149,7 @@ class Client:
         elif self.judge.answer(call, message):
             self.world.answered(call)
 
-    def _notified(self, method: str, params: Json, message: Json) -> None:
+    def _notified(self, method: str, params: Json, message: Json, stream: str) -> None:
         told = (params.get("_meta") or {}).get("soak")
         if method == "notifications/progress":
             call = self.calls.get(str(params.get("progressToken"))[2:])
@@ -156,9 +158,9 @@ class Client:
             else:
                 self.judge.progressed(call, params["progress"], params.get("message", ""))
         elif method == "notifications/message":
-            self.order.told(params["data"])
+            self.order.told(params["data"], stream)
         elif told:
-            self.order.told(told)
+            self.order.told(told, stream)
         elif method == "notifications/resources/updated":
             if params["uri"] not in self._uris:
                 self.judge.foreign(self.name, message)
@@ -244,7 +246,7 @@ class Streamable(Client):
                     raise AssertionError(f"its stream was answered {head.line!r} after {last!r}")
                 left = self.world.chance.expovariate(1 / 20)
                 async for event in http.events():
-                    self._event(event)
+                    self._take_event(event, "GET")
                     last = event.id or last
                     left -= 1
                     if left < 0 and last:
@@ -255,10 +257,10 @@ class Streamable(Client):
                 http.close()
             await self.world.be_away()
 
-    def _event(self, event: Event) -> None:
+    def _take_event(self, event: Event, stream: str) -> None:
         self.order.event(event.id)
         if event.data:
-            self.take(json.loads(event.data))
+            self.take(json.loads(event.data), stream)
 
     async def call(self) -> None:
         """Post a request; come back for the rest if its stream breaks, as it may because we break it."""
@@ -303,7 +305,7 @@ class Streamable(Client):
         """Read a reply to its end, or for a while; return the id of the last event."""
         left = self.world.chance.randrange(3) if self.world.odds(0.25) else 1 << 30
         async for event in http.events():
-            self._event(event)
+            self._take_event(event, call.id)
             last = event.id or last
             left -= 1
             if left < 0 and last and not call.outcome:
@@ -486,7 +488,7 @@ class Modern(Client):
         """Listen for changes, until it is enough, or the proxy cannot keep what was promised."""
         while True:
             # A listen begins anew with what there is then.
-            self.order = Order(self.judge, self.name)
+            self.order = Order(self.judge, self.name, is_strict=self.world.is_strict)
             id = f"{self.name}.listen{next(self._numbers)}"
             message: Json = {"jsonrpc": "2.0", "id": id, "method": "subscriptions/listen"}
             message["params"] = {"notifications": {"toolsListChanged": True}}

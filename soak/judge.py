@@ -182,11 +182,18 @@ class Order:
 
     An event's text is ``CLIENT ORIGIN NUMBER``; the numbers of an origin, which is one session at one backend, count
     from 1 without a gap. A new origin ends the one before.
+
+    :param is_strict: all of them come on one stream. Where a backend does not tell what belongs to a request
+        (HTTP+SSE), a client over Streamable HTTP gets them on several; then each must come once at most, on each
+        stream in order.
     """
 
-    def __init__(self, judge: Judge, client: str) -> None:
+    def __init__(self, judge: Judge, client: str, *, is_strict: bool = True) -> None:
         self._judge = judge
         self._client = client
+        self._is_strict = is_strict
+        self._seen: set[tuple[str, int]] = set()
+        self._last: dict[tuple[str, str], int] = {}
         self._ids: set[str] = set()
         self._origin = ""
         self._past: set[str] = set()
@@ -199,12 +206,15 @@ class Order:
             self._judge.fail(f"{self._client} got event {id} twice")
         self._ids.add(id)
 
-    def told(self, text: str) -> None:
-        """An event with this text has come."""
+    def told(self, text: str, stream: str = "") -> None:
+        """An event with this text has come on this stream."""
         self._judge.events += 1
         client, origin, number = text.split(" ")
         if client != self._client:
             self._judge.foreign(self._client, text)
+            return
+        if not self._is_strict:
+            self._told_loosely(origin, int(number), stream, text)
             return
         if origin != self._origin:
             self._past.add(self._origin)
@@ -214,6 +224,15 @@ class Order:
         elif int(number) != self._number + 1:
             self._judge.fail(f"{self._client} got {text!r} after number {self._number}")
         self._number = int(number)
+
+    def _told_loosely(self, origin: str, number: int, stream: str, text: str) -> None:
+        if (origin, number) in self._seen:
+            self._judge.doubled += 1
+            self._judge.fail(f"{self._client} got {text!r} twice")
+        elif number <= self._last.get((origin, stream), 0):
+            self._judge.fail(f"{self._client} got {text!r} late on one stream")
+        self._seen.add((origin, number))
+        self._last[origin, stream] = max(number, self._last.get((origin, stream), 0))
 
 
 def _texts(value: Any) -> set[str]:

@@ -42,7 +42,7 @@ GROWING = {
 RESTING = {"fds": Tolerance(0.0, 4), "delayed": Tolerance(0.0, 4), "sessions": Tolerance(0.0, 0)}
 GAUGES = ("mcp_proxy_held", "mcp_proxy_in_flight", "mcp_proxy_streams", "mcp_proxy_session_phases")
 CLIENTS: tuple[type[Client], ...] = (Streamable, HttpSse, Modern)
-LONG_OUTAGE = 1 / 50
+LONG_OUTAGE = 1 / 60
 
 
 @attrs.define
@@ -102,11 +102,12 @@ class Soak:
         self._chance = random.Random(report.seed)
         self._backend_port, self._port = free_port(), free_port()
         self._ledger = folder / "ledger"
-        self._ledger.touch()
+        self._ledger.write_text("")  # that of an earlier run is of no use
         self._read = self._ledger.open()
         self._rest = ""
         self._outage = (0.0, 0.0)
         self._backend: asyncio.subprocess.Process | None = None
+        self._spare: asyncio.subprocess.Process | None = None
 
     async def run(self) -> None:
         """Do it all, and end all that was started."""
@@ -137,7 +138,7 @@ class Soak:
             if code:
                 judge.fail(f"the proxy ended with status {code}")
         finally:
-            for process in (proxy, self._backend):
+            for process in (proxy, self._backend, self._spare):
                 if process is not None and process.returncode is None:
                     process.kill()
                     await process.wait()
@@ -157,6 +158,7 @@ class Soak:
             HOLD_TIMEOUT + MARGIN,
             self._pause,
             self._answered,
+            "sse" not in self._kinds,
             enough,
         )
         clients = [asyncio.create_task(self._client(world, number)) for number in range(self._clients)]
@@ -197,26 +199,35 @@ class Soak:
 
     # -- backends ---------------------------------------------------------------------------------------------
 
-    async def _start(self) -> None:
+    async def _spawn(self) -> asyncio.subprocess.Process:
+        """Start a process that listens when it is told to, so that a restart need not wait for Python."""
         words = [str(self._backend_port), str(self._ledger), self._chance.choice(self._kinds)]
         with (self.folder / "backend.log").open("a") as log:
-            self._backend = process = await asyncio.create_subprocess_exec(
+            return await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "soak.backend", *words),
                 cwd=ROOT,
+                stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
             )
-        assert process.stdout is not None
+
+    async def _start(self) -> None:
+        """Have a backend that listens."""
+        self._backend = process = self._spare or await self._spawn()
+        self._spare = None
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(b"\n")
         line = await process.stdout.readline()
         if not line:
             raise RuntimeError("a backend did not start: see backend.log")
         self._outage = (self._outage[0], float(line))
+        self._spare = await self._spawn()
 
     async def _restart(self) -> None:
         """End the backend and start it again, for ever."""
         report, chance = self.report, self._chance
         while True:
-            await asyncio.sleep(chance.uniform(0.2, 1.6) if chance.random() < 0.9 else 3.0)
+            await asyncio.sleep(chance.uniform(0.2, 1.2) if chance.random() < 0.92 else 3.0)
             process = self._backend
             assert process is not None
             kills = chance.random() < 0.8
@@ -224,7 +235,7 @@ class Soak:
             await process.wait()
             self._outage = (time.monotonic(), self._outage[1])
             is_long = chance.random() < LONG_OUTAGE
-            await asyncio.sleep(HOLD_TIMEOUT + 3 if is_long else chance.uniform(0.0, 0.6))
+            await asyncio.sleep(HOLD_TIMEOUT + 3 if is_long else chance.uniform(0.0, 0.5))
             await self._start()
             report.restarts += 1
             report.killed += kills

@@ -160,6 +160,16 @@ class Events(SynchronousTestCase):
             self.setUp()
             self.assertEqual(len(self.tell(*texts)), 1, texts)
 
+    def test_several_streams(self) -> None:
+        """On several streams only the order on each of them counts, and that nothing comes twice."""
+        self.order = Order(self.judge, "c", is_strict=False)
+        for text, stream in (("c a 1", "x"), ("c a 4", "x"), ("c a 2", "y"), ("c b 1", "x"), ("c a 5", "y")):
+            self.order.told(text, stream)
+        self.assertEqual(self.judge.failures, [])
+        self.order.told("c a 4", "z")
+        self.order.told("c a 3", "y")
+        self.assertEqual(len(self.judge.failures), 2)
+
     def test_ids(self) -> None:
         """No id comes twice; events without one say nothing."""
         for id in ("1", "2", "", ""):
