@@ -56,8 +56,9 @@ class HTTPSSEFront:
         if request.method == "HEAD":
             request.stream.respond(200, b"", ((b"content-type", b"text/event-stream"),))
             return
-        self._room.admit()
         adopted = self._adopt(request)
+        if adopted is None or not adopted[0].attached:
+            self._room.admit()
         if adopted is not None:
             session, since = adopted
             log.info("client came back", session=session.label, generation=session.generation)

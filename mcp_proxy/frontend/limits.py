@@ -13,10 +13,11 @@ from twisted.internet.interfaces import IReactorTime
 from mcp_proxy.frontend.guard import FOR_OPERATORS
 from mcp_proxy.frontend.stream import ClientRequest
 from mcp_proxy.wire.errors import ProxyError, TooManyRequests, TooManyStreams
-from mcp_proxy.wire.headers import credential
+from mcp_proxy.wire.headers import CREDENTIALS
 
 #: How many credentials are kept in mind; of more, whoever has asked longest ago counts as new.
 MAX_KNOWN = 10_000
+_CREDENTIALS = tuple(CREDENTIALS)
 
 
 @define
@@ -50,8 +51,9 @@ class Rate:
         """
         if not self.per_second or request.path in FOR_OPERATORS:
             return
+        shown = tuple(map(request.header, _CREDENTIALS))
         # a hash, for a secret is not kept longer than needed; Python's is keyed
-        key = hash(credential(request.headers) or request.peer)
+        key = hash(shown if any(shown) else request.peer)
         now = self.clock.seconds()
         bucket = self._known.get(key)
         if bucket is None:

@@ -177,7 +177,8 @@ class StreamableFront:
         if found is not None and found[0] is not None:
             self._resume(request.stream, session, outlet, *found)
             return
-        self._room.admit()
+        if not outlet.listens:
+            self._room.admit()
         stream = request.stream
 
         def gone() -> None:

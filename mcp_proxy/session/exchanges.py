@@ -231,8 +231,7 @@ class Exchanges:
             exchange.resends += exchange.delivery is not Delivery.NOT_SENT
             bytes_left -= exchange.size
             back.append(exchange)
-            self._room.used += exchange.size
-            self._taken += exchange.size
+            self._taken = self._room.change(self._taken, self._taken + exchange.size)
             self._register(exchange)
         self.held = back + self.held  # they came before what is held
         return sorted(unknown, key=lambda each: each.arrived)
@@ -245,9 +244,7 @@ class Exchanges:
 
     def _use_room(self) -> None:
         """What is held has changed."""
-        size = self.held_bytes
-        self._room.used += size - self._taken
-        self._taken = size
+        self._taken = self._room.change(self._taken, self.held_bytes)
 
     @staticmethod
     def _may_go_again(exchange: Exchange, is_repeatable: Callable[[Exchange], bool]) -> bool:

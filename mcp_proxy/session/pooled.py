@@ -112,6 +112,7 @@ class Pooled:
         self._timers = Timers(clock)
         self._session: Session | None = None
         self._waiting: list[Waiting] = []
+        self._room_taken = 0
         self._levelling: list[Call] = []
         self._level = ""
         self._setting: object = None
@@ -148,15 +149,22 @@ class Pooled:
             self._tell(waiting, Overloaded())
         else:
             self._waiting.append(waiting)
+            self._use_room()
             waiting.reply.on_over = lambda: self._left_early(waiting)
 
     def _has_room(self, waiting: Waiting) -> bool:
         size = sum(each.size for each in self._waiting) + waiting.size
-        return len(self._waiting) < self._policy.max_held and size <= self._policy.max_held_bytes
+        has_room = self._policy.room.has(waiting.size)
+        return has_room and len(self._waiting) < self._policy.max_held and size <= self._policy.max_held_bytes
+
+    def _use_room(self) -> None:
+        """What waits has changed."""
+        self._room_taken = self._policy.room.change(self._room_taken, sum(each.size for each in self._waiting))
 
     def _left_early(self, waiting: Waiting) -> None:
         if waiting in self._waiting:
             self._waiting.remove(waiting)
+            self._use_room()
         self._host.released(self)
 
     def _fail(self, waiting: Waiting) -> None:
@@ -287,6 +295,7 @@ class Pooled:
             self.initialized = message.params()
             self._send(jsonrpc.parse(jsonrpc.notification(revisions.INITIALIZED)))
             waiting, self._waiting = self._waiting, []
+            self._use_room()
             for each in waiting:
                 if not each.reply.is_done:
                     each.go()
@@ -300,6 +309,7 @@ class Pooled:
         self._failure = failure
         self.end()
         waiting, self._waiting = self._waiting, []
+        self._use_room()
         for each in waiting:
             each.reply.detach()
             self._fail(each)

@@ -206,6 +206,11 @@ class StreamableOutlet:
         self._finished: OrderedDict[int, Reply] = OrderedDict()
 
     @property
+    def listens(self) -> bool:
+        """Whether the client has its stream for what belongs to no request."""
+        return self._general.stream is not None
+
+    @property
     def attached(self) -> bool:
         """Whether the client listens."""
         return self._general.stream is not None or any(reply.is_attached for reply in self._open.values())

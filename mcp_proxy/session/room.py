@@ -16,6 +16,11 @@ class Room:
     limit: int = 0
     used: int = 0
 
+    def change(self, old: int, new: int) -> int:
+        """Somebody holds so many instead of so many before."""
+        self.used += new - old
+        return new
+
     def has(self, size: int) -> bool:
         """Whether there is room for so many more."""
         return not self.limit or self.used + size <= self.limit

@@ -29,9 +29,13 @@ class Asked:
     """As much of a request as counts."""
 
     def __init__(self, key: str = "", path: str = "/mcp", peer: str = "192.0.2.1") -> None:
-        self.headers = ((b"x-api-key", key.encode()),) if key else ()
+        self.key = key.encode()
         self.path = path
         self.peer = peer
+
+    def header(self, name: bytes) -> bytes:
+        """It has one at most."""
+        return self.key if name == b"x-api-key" else b""
 
 
 class Rates(StreamableCase):
@@ -147,6 +151,17 @@ class Streams(StreamableCase):
         self.assertEqual(self.house.stream().answer.status, 200)
         self.assertEqual(self.house.refusals, {"too_many_streams": 2})
         self.assertFalse(first.closed)
+
+    def test_replaced(self) -> None:
+        """A client that comes back for the stream that it has, by either transport, needs no more room."""
+        self.rebuild(max_streams=2)
+        session = self.begin()
+        old, stream = self.listen(session), self.house.initialized()
+        self.assertEqual(self.listen(session).answer.status, 200)
+        self.assertTrue(old.answer.complete)
+        again = self.house.stream((b"last-event-id", stream.events[-1].id.encode()))
+        self.assertEqual((again.answer.status, stream.answer.complete), (200, True))
+        self.assert_json_error(self.house.stream().answer, 503, -31004)
 
     def test_waiting_count(self) -> None:
         """A stream whose head waits for the backend's word counts as well."""

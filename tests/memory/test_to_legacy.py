@@ -8,6 +8,7 @@ from mcp_proxy.session import group as groups
 from mcp_proxy.session import pool as pools
 from mcp_proxy.session.interfaces import HTTPAnswer, Refusal
 from mcp_proxy.session.policy import Policy
+from mcp_proxy.session.room import Room
 from tests.memory.house_case import ALICE, BOB
 from tests.memory.test_modern import ModernCase, silent
 from tests.support import messages, modern
@@ -417,6 +418,19 @@ class Handshake(BridgeCase):
         for number in range(2):
             self.ask(modern.call(number))
         self.assert_error(self.answer_to(modern.call(9)), 200, -31004, 9)
+
+    def test_too_much_waits(self) -> None:
+        """What waits for a handshake counts among all that is held, and no longer than it waits."""
+        self.house.close()
+        room = Room(1500)
+        self.rebuild(policy=Policy(room=room))
+        self.backend.answers["initialize"] = silent
+        leaving = self.ask(modern.call(1, {"text": "x" * 500}))
+        self.ask(modern.call(2, {"text": "x" * 500}))
+        self.assertGreater(room.used, 1000)
+        self.assert_error(self.answer_to(modern.call(9, {"text": "x" * 500})), 200, -31004, 9)
+        leaving.hang_up()
+        self.assertLess(room.used, 1000)
 
 
 class Questions(BridgeCase):
