@@ -24,6 +24,7 @@ from mcp_proxy.backend.lean import Asked, Connection, Incoming
 from mcp_proxy.backend.response import Response
 from mcp_proxy.backend.target import Target, endpoint_to
 from mcp_proxy.timers import Timers
+from mcp_proxy.turn import Turn
 from mcp_proxy.wire.headers import Headers
 
 _SET_COOKIE = b"set-cookie"
@@ -33,6 +34,9 @@ MAX_IDLE = 512
 IDLE_TIMEOUT = 4.0
 #: For how many seconds it is sure that a backend will not close a connection because it is idle.
 FRESH = 1.0
+#: For how many seconds after its last answer nobody looks whether a connection lives: its end would have to be on the
+#: way this very moment.
+BUSY = 0.005
 
 
 class Pool:
@@ -46,11 +50,12 @@ class Pool:
         self._endpoint = endpoint
         self._idle: list[Connection] = []
         self._timers = Timers(reactor)
+        self._turn = Turn(reactor)
         self._factory = Factory.forProtocol(self._make)
         self._factory.noisy = False
 
     def _make(self) -> Connection:
-        return Connection(self._freed, self._gone)
+        return Connection(self._freed, self._gone, self._turn)
 
     def ask(self, data: bytes, sending: Callable[[], None], *, has_body: bool, max_idle: float) -> Deferred[Incoming]:
         """Send a request; fires with the head of the answer.
@@ -64,9 +69,12 @@ class Pool:
 
     def take(self, max_idle: float) -> Connection | None:
         """An idle connection that nothing speaks against."""
-        while self._idle and self._reactor.seconds() - self._idle[-1].idle_since <= max_idle:
+        while self._idle:
+            idle = self._reactor.seconds() - self._idle[-1].idle_since
+            if idle > max_idle:
+                break
             connection = self._idle.pop()
-            if connection.is_alive:
+            if idle < BUSY or connection.is_alive:
                 return connection
             connection.abort()
         return None

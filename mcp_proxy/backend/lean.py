@@ -22,6 +22,7 @@ from zope.interface import implementer
 from mcp_proxy.backend.bodies import IBodyReceiver, Nobody
 from mcp_proxy.backend.failures import RequestFailed
 from mcp_proxy.direct import sender
+from mcp_proxy.turn import Turn
 from mcp_proxy.wire.headers import Headers
 
 log = Logger()
@@ -121,13 +122,18 @@ class Connection(Protocol):
 
     :param freed: called when it could serve another.
     :param gone: called when it is over.
+    :param turn: when to send.
     """
 
     transport: Any
 
-    def __init__(self, freed: Callable[[Connection], None], gone: Callable[[Connection], None]) -> None:
+    def __init__(
+        self, freed: Callable[[Connection], None], gone: Callable[[Connection], None], turn: Turn
+    ) -> None:
         self._freed = freed
         self._gone = gone
+        self._turn = turn
+        self._unsent: Asked | None = None
         self._asked: Asked | None = None
         self._answer: Incoming | None = None
         self._finished: Incoming | None = None
@@ -168,8 +174,16 @@ class Connection(Protocol):
         self._headers = []
         self._head_size = 0
         self._is_answered = False
-        self._is_unseen = not asked.has_body
+        self._is_unseen = True
+        self._unsent = asked
+        self._turn.soon(self._send_now)
+
+    def _send_now(self) -> None:
+        asked, self._unsent = self._unsent, None
+        if asked is None or asked is not self._asked:
+            return  # it was given up meanwhile, or the connection is over
         if asked.has_body:
+            self._is_unseen = False
             asked.sending()
         self._sent += len(asked.data)
         self._send(asked.data)

@@ -28,6 +28,7 @@ from mcp_proxy.frontend import stream
 from mcp_proxy.frontend.channel import SiteChannel
 from mcp_proxy.frontend.routes import IRoutes
 from mcp_proxy.frontend.stream import STREAM_HEADERS, ClientRequest, ClientStream, told
+from mcp_proxy.turn import Turn
 from mcp_proxy.wire import http1
 from mcp_proxy.wire.errors import ProxyError, TooSlow
 from mcp_proxy.wire.headers import Headers
@@ -60,7 +61,7 @@ class LeanFactory:
         self.max_body_bytes = max_body_bytes
         self.stall_timeout = stall_timeout
         self.connections: set[Connection] = set()
-        self._unsent: list[Connection] = []
+        self.turn = Turn(clock)
         self._sweep: IDelayedCall | None = None
         self._date = (0, b"")
 
@@ -91,23 +92,12 @@ class LeanFactory:
             self._sweep.cancel()
             self._sweep = None
 
-    def send_soon(self, connection: Connection) -> None:
-        """Send what a connection has gathered when this turn of the reactor is over."""
-        if not self._unsent:
-            self.clock.callLater(0, self._send_all)
-        self._unsent.append(connection)
-
     def end_of_head(self) -> bytes:
         """The Date header."""
         now = int(self.clock.seconds())
         if self._date[0] != now:
             self._date = (now, b"Date: %b\r\n" % formatdate(now, usegmt=True).encode())
         return self._date[1]
-
-    def _send_all(self) -> None:
-        unsent, self._unsent = self._unsent, []
-        for connection in unsent:
-            connection.flush()
 
     def _look_through(self) -> None:
         self._sweep = self.clock.callLater(SWEEP_INTERVAL, self._look_through)
@@ -238,7 +228,7 @@ class Connection:
             self.flush()
         elif not self._is_due and not self._is_reading:
             self._is_due = True
-            self.factory.send_soon(self)
+            self.factory.turn.at_end(self.flush)
 
     def send(self, data: bytes) -> None:
         """Send the end of an answer, and what was gathered before."""
@@ -246,8 +236,15 @@ class Connection:
             return
         self._out.append(data)
         self._gathered += len(data)
-        if not self._is_reading or self._gathered > MAX_GATHERED:
+        if self._gathered > MAX_GATHERED:
             self.flush()
+        elif not self._is_reading:
+            self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        if self._out and not self._is_due:
+            self._is_due = True
+            self.factory.turn.soon(self.flush)
 
     def flush(self) -> None:
         """Send now."""
@@ -300,7 +297,7 @@ class Connection:
             self._refuse(error)
         finally:
             self._is_reading = False
-            self.flush()
+            self._flush_soon()
 
     def _serve(self, request: Request) -> None:
         routes = self.factory.routes

@@ -1,0 +1,56 @@
+"""What is sent at the end of a turn of the reactor, together with what else there is to send then.
+
+A send that wakes its reader costs several times as much as one to a reader that is awake. If a turn has brought work
+for many connections, their sends in a row find one awake whom the first has woken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+log = Logger()
+
+#: After so many turns with one send each the next sends are not put off; so many of them, then it is looked again.
+QUIET_TURNS = 4
+DIRECT_SENDS = 100
+
+
+class Turn:
+    """Does things when the current turn of the reactor is over, in the order in which it was asked.
+
+    :param clock: tells when that is.
+    """
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._due: list[Callable[[], None]] = []
+        self._quiet = 0
+        self._direct = DIRECT_SENDS
+
+    def soon(self, work: Callable[[], None]) -> None:
+        """Do this at the end of the turn; or now, as long as turns have one such thing to do each."""
+        if self._direct and not self._due:
+            self._direct -= 1
+            work()
+        else:
+            self.at_end(work)
+
+    def at_end(self, work: Callable[[], None]) -> None:
+        """Do this at the end of the turn."""
+        if not self._due:
+            self._clock.callLater(0, self._end)
+        self._due.append(work)
+
+    def _end(self) -> None:
+        due, self._due = self._due, []
+        self._quiet = self._quiet + 1 if len(due) == 1 else 0
+        if self._quiet >= QUIET_TURNS:
+            self._quiet, self._direct = 0, DIRECT_SENDS
+        for work in due:
+            try:
+                work()
+            except Exception:
+                log.failure("what was put off to the end of a turn has failed")
