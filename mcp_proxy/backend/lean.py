@@ -127,9 +127,7 @@ class Connection(Protocol):
 
     transport: Any
 
-    def __init__(
-        self, freed: Callable[[Connection], None], gone: Callable[[Connection], None], turn: Turn
-    ) -> None:
+    def __init__(self, freed: Callable[[Connection], None], gone: Callable[[Connection], None], turn: Turn) -> None:
         self._freed = freed
         self._gone = gone
         self._turn = turn

@@ -31,6 +31,8 @@ class SiteChannel:
         self._web = web = self.site.requestFactory(self)
         for name, value in request.headers:
             web.requestHeaders.addRawHeader(name, value)
+        if request.has_length and request.body is not None:
+            web.requestHeaders.setRawHeaders(b"content-length", [b"%d" % len(request.body)])
         if request.is_1_1 and not request.is_persistent:
             web.responseHeaders.setRawHeaders(b"connection", [b"close"])
         web.parseCookies()

@@ -25,7 +25,7 @@ from mcp_proxy.wire.errors import (
     TokenWanted,
     UnsupportedMediaType,
 )
-from mcp_proxy.wire.headers import OWN_KEY, Headers
+from mcp_proxy.wire.headers import OWN_KEY, Headers, once
 
 _LOOPBACK = frozenset(("localhost", "127.0.0.1", "::1"))
 ANY = "*"
@@ -62,13 +62,13 @@ class Guard:
         :raises OriginRefused: it comes from a page elsewhere.
         :raises HostRefused: it was sent to a name that is not ours.
         """
-        hosts = [value for name, value in request.headers if name == b"host"]
+        hosts, origins = once(request.headers, _hosts_and_origins)
         if len(hosts) != 1:
             raise HostRefused("A request has one Host header.")
-        host = hosts[0].decode("latin-1")
+        host = hosts[0]
         if not self._is_our_host(host):
             raise HostRefused(f"Host {_shown(host)} is not served here. Add it to ALLOWED_HOSTS to admit it.")
-        for origin in [value.decode("latin-1") for name, value in request.headers if name == b"origin"]:
+        for origin in origins:
             if not self._is_our_origin(origin):
                 raise OriginRefused(f"Origin {_shown(origin)} is not allowed. Add it to ALLOWED_ORIGINS to admit it.")
             if self.origins and request.path.startswith(_SHARED):
@@ -160,9 +160,9 @@ def check_message_head(request: ClientRequest) -> None:
     :raises UnsupportedMediaType: its body is not said to be JSON.
     :raises LengthRequired: it has no body, as HTTP goes.
     """
-    kind = request.header(b"content-type").partition(b";")[0].strip().lower()
-    if not request.header(b"content-length") and not request.header(b"transfer-encoding"):
+    if not request.has_length:
         raise LengthRequired()
+    kind = once(request.headers, _content_type)
     if kind != b"application/json":
         raise UnsupportedMediaType(
             f"The body must be application/json, not {_shown(kind.decode('latin-1')) or 'untyped'}."
@@ -184,11 +184,26 @@ def check_reply_head(request: ClientRequest) -> None:
 
     :raises NotAcceptable: it says that it cannot.
     """
-    accept = request.header(b"accept").lower()
-    if not accept or b"*/*" in accept:
-        return
-    if b"application/json" not in accept or b"text/event-stream" not in accept:
+    if not once(request.headers, _takes_replies):
         raise NotAcceptable("The Accept header must name both application/json and text/event-stream.")
+
+
+def _takes_replies(headers: Headers) -> bool:
+    accept = _first(headers, b"accept").lower()
+    return not accept or b"*/*" in accept or (b"application/json" in accept and b"text/event-stream" in accept)
+
+
+def _content_type(headers: Headers) -> bytes:
+    return _first(headers, b"content-type").partition(b";")[0].strip().lower()
+
+
+def _first(headers: Headers, name: bytes) -> bytes:
+    return next((value for own, value in headers if own == name), b"")
+
+
+def _hosts_and_origins(headers: Headers) -> tuple[list[str], list[str]]:
+    hosts = [value.decode("latin-1") for name, value in headers if name == b"host"]
+    return hosts, [value.decode("latin-1") for name, value in headers if name == b"origin"]
 
 
 @lru_cache(maxsize=1024)

@@ -345,6 +345,11 @@ class LeanRequest(ClientRequest):
         self._request = request
 
     @property
+    def has_length(self) -> bool:
+        """Whether it says how long its body is, or that it comes in chunks."""
+        return self._request.has_length
+
+    @property
     def local_port(self) -> int:
         """The port that the client has reached."""
         return int(getattr(self._connection.transport.getHost(), "port", 0))

@@ -16,7 +16,7 @@ from zope.interface import implementer
 
 from mcp_proxy.wire import jsonrpc
 from mcp_proxy.wire.errors import BodyTooLarge, ProxyError
-from mcp_proxy.wire.headers import Headers
+from mcp_proxy.wire.headers import Headers, once
 
 #: Of a body over the limit this much is read and forgotten, so that its sender can hear why it was refused.
 MAX_SWALLOWED = 64 * 1024 * 1024
@@ -46,12 +46,17 @@ class ClientRequest:
         self.path = path
         self.headers = headers
         self.stream = stream
-        self._first = dict(reversed(headers))
+        self._first = once(headers, _first_of)
         self._max_body_bytes = max_body_bytes
 
     def header(self, name: bytes) -> bytes:
         """The value of a header, the first if there are several, or nothing; ``name`` in lower case."""
         return self._first.get(name, b"")
+
+    @property
+    @abstractmethod
+    def has_length(self) -> bool:
+        """Whether it says how long its body is, or that it comes in chunks."""
 
     @property
     @abstractmethod
@@ -197,6 +202,10 @@ def told(error: ProxyError, headers: Headers = ()) -> tuple[int, bytes, Headers]
 def phrase(status: int) -> bytes:
     """What a status is called; nothing for one that has no name."""
     return _PHRASES.get(status, b"")
+
+
+def _first_of(headers: Headers) -> dict[bytes, bytes]:
+    return dict(reversed(headers))
 
 
 def _nothing() -> None:

@@ -12,7 +12,7 @@ from twisted.web.server import Request
 from mcp_proxy.frontend import stream
 from mcp_proxy.frontend.stream import STREAM_HEADERS, ClientRequest, ClientStream, phrase, told
 from mcp_proxy.wire.errors import ProxyError
-from mcp_proxy.wire.headers import Headers
+from mcp_proxy.wire.headers import Fields, Headers
 
 
 class LimitedRequest(Request):
@@ -69,13 +69,18 @@ class WebRequest(ClientRequest):
     __slots__ = ("_request", "web_stream")
 
     def __init__(self, request: Any, clock: IReactorTime, stall_timeout: float) -> None:
-        headers = tuple(
+        headers = Fields(
             (name.lower(), value) for name, values in request.requestHeaders.getAllRawHeaders() for value in values
         )
         method, path = request.method.decode("ascii", "replace"), request.path.decode("ascii", "replace")
         self.web_stream = WebStream(request, clock, stall_timeout)
         super().__init__(method, path, headers, self.web_stream, getattr(request, "max_body_bytes", 0))
         self._request = request
+
+    @property
+    def has_length(self) -> bool:
+        """Whether it says how long its body is, or that it comes in chunks."""
+        return bool(self.header(b"content-length") or self.header(b"transfer-encoding"))
 
     @property
     def local_port(self) -> int:

@@ -7,9 +7,10 @@ conversation with the client does not (RFC 9110 §7.6.1).
 from __future__ import annotations
 
 from base64 import urlsafe_b64decode
-from collections.abc import Iterable
+from collections.abc import Callable
 from enum import Enum
 from functools import lru_cache
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -17,6 +18,27 @@ from mcp_proxy.wire.revisions import LEGACY
 
 Header = tuple[bytes, bytes]
 Headers = tuple[Header, ...]
+T = TypeVar("T")
+
+
+class Fields(tuple[Header, ...]):
+    """The headers of a head, and what was made of them: the next request on a connection often has the very same."""
+
+    known: dict[Any, Any] | None = None
+
+
+def once(headers: Headers, work: Callable[[Headers], T]) -> T:
+    """What a function makes of headers that depends on nothing else; for the same :class:`Fields` it is asked once."""
+    if type(headers) is not Fields:
+        return work(headers)
+    known = headers.known
+    if known is None:
+        known = headers.known = {}
+    elif work in known:
+        return known[work]  # type: ignore[no-any-return]
+    made = known[work] = work(headers)
+    return made
+
 
 _HOP_BY_HOP = frozenset(
     (
@@ -80,8 +102,12 @@ def _fate(name: bytes) -> _Fate:
     return _Fate.DROPPED if name in _DROPPED or name.startswith(b"sec-") else _Fate.CROSSES
 
 
-def end_to_end(headers: Iterable[Header]) -> Headers:
+def end_to_end(headers: Headers) -> Headers:
     """The headers that cross, in order; names compare without case, ``Connection`` may name more to drop."""
+    return once(headers, _crossing)
+
+
+def _crossing(headers: Headers) -> Headers:
     crossing: list[Header] = []
     named: set[bytes] = set()
     for header in headers:
@@ -92,24 +118,36 @@ def end_to_end(headers: Iterable[Header]) -> Headers:
             named.update(token.strip().lower() for token in header[1].split(b","))
     if named:
         crossing = [header for header in crossing if header[0].lower() not in named]
-    return tuple(crossing)
+    return Fields(crossing)
 
 
-def standing(headers: Iterable[Header]) -> Headers:
+def standing(headers: Headers) -> Headers:
     """Those that hold for a whole session and so go with what the proxy sends on its own."""
-    return tuple((name, value) for name, value in headers if name.lower() not in _OF_ONE_REQUEST)
+    return once(headers, _standing)
+
+
+def _standing(headers: Headers) -> Headers:
+    return Fields(header for header in headers if header[0].lower() not in _OF_ONE_REQUEST)
 
 
 def without_own_key(headers: Headers) -> Headers:
     """What of a client's headers, with names in lower case, the backend may see."""
+    return once(headers, _without_own_key)
+
+
+def _without_own_key(headers: Headers) -> Headers:
     for name, _ in headers:
         if name == OWN_KEY:
             return tuple(header for header in headers if header[0] != OWN_KEY)
     return headers
 
 
-def credential(headers: Iterable[Header]) -> bytes:
+def credential(headers: Headers) -> bytes:
     """What identifies the client, as bytes to be digested: its credential headers, or nothing for an anonymous one."""
+    return once(headers, _credential)
+
+
+def _credential(headers: Headers) -> bytes:
     found = [(name.lower(), value) for name, value in headers if name.lower() in CREDENTIALS]
     found.sort()
     return b"".join(b"%d:%s=%d:%s;" % (len(name), name, len(value), value) for name, value in found)

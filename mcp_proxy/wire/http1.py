@@ -12,7 +12,7 @@ from functools import lru_cache
 from http import HTTPStatus
 
 from mcp_proxy.wire.errors import EndlessBody, HeadTooLarge, HTTPVersionRefused, MalformedRequest
-from mcp_proxy.wire.headers import Header, Headers
+from mcp_proxy.wire.headers import Fields, Header, Headers
 
 #: The longest head, and the most headers in it.
 MAX_HEAD = 16 * 1024
@@ -28,12 +28,13 @@ _OTHER_VERSION = re.compile(_TOKEN + rb" [\x21-\x7e]+ HTTP/[0-9]\.[0-9]")
 _NAME = re.compile(_TOKEN)
 _NO_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _LENGTH = re.compile(rb"[0-9]{1,15}")
+_LENGTH_LINE = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,15})[ \t]*(?=\r\n|\Z)", re.IGNORECASE)
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,12})(?:;[\t\x20-\x7e\x80-\xff]*)?")
 #: A line's end that is only half of one; the CR of the last byte may still get its other half.
 _HALF_LINE_END = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)")
 _UNSAFE = re.compile(rb"[\x00\r\n]")
 
-_FRAMING = frozenset((b"content-length", b"transfer-encoding", b"connection", b"expect"))
+_FRAMING = frozenset((b"transfer-encoding", b"connection", b"expect"))
 _OF_THE_FRAME = frozenset((b"content-length", b"transfer-encoding", b"connection", b"keep-alive"))
 #: Headers that say the same for many requests, and nothing secret.
 _COMMON = frozenset(
@@ -59,17 +60,63 @@ _PHRASES = {int(status): status.phrase.encode() for status in HTTPStatus}
 
 
 class Request:
-    """A request that has come whole. ``body`` is None if it was larger than allowed."""
+    """A request that has come whole.
 
-    __slots__ = ("body", "headers", "is_1_1", "is_persistent", "method", "target")
+    ``headers`` are without Content-Length; ``has_length`` tells whether it was said how long the body is. ``body`` is
+    None if it was larger than allowed.
+    """
 
-    def __init__(self, method: str, target: str, headers: Headers, *, is_1_1: bool, is_persistent: bool) -> None:
+    __slots__ = ("body", "has_length", "headers", "is_1_1", "is_persistent", "method", "target")
+
+    def __init__(
+        self, method: str, target: str, headers: Headers, *, is_1_1: bool, is_persistent: bool, has_length: bool
+    ) -> None:
         self.method = method
         self.target = target
         self.headers = headers
         self.is_1_1 = is_1_1
         self.is_persistent = is_persistent
+        self.has_length = has_length
         self.body: bytes | None = b""
+
+    def again(self) -> Request:
+        """Another one with the same head."""
+        return Request(
+            self.method,
+            self.target,
+            self.headers,
+            is_1_1=self.is_1_1,
+            is_persistent=self.is_persistent,
+            has_length=self.has_length,
+        )
+
+
+class Mould:
+    """A head that was read, but for the length in it: tells whether another one says the same.
+
+    :param before: all up to the length.
+    :param after: what follows it.
+    """
+
+    __slots__ = ("_after", "_before")
+
+    def __init__(self, before: bytes, after: bytes) -> None:
+        self._before = before
+        self._after = after
+
+    @classmethod
+    def of(cls, head: bytes) -> Mould | None:
+        """Of a head that was found to be sound, without its last two line ends; None if no length is in it."""
+        found = _LENGTH_LINE.search(head)
+        return None if found is None else cls(head[: found.start(1)], head[found.end(1) :])
+
+    def length_of(self, head: bytes) -> int:
+        """The length in a head that says the same; -1 for any other head."""
+        before, after = self._before, self._after
+        digits = head[len(before) : len(head) - len(after)]
+        if head.startswith(before) and head.endswith(after) and digits.isdigit() and len(digits) <= 15:
+            return int(digits)
+        return -1
 
 
 class RequestReader:
@@ -92,6 +139,8 @@ class RequestReader:
         "_left",
         "_max_body",
         "_max_swallowed",
+        "_model",
+        "_mould",
         "_request",
         "_searched",
         "_seen",
@@ -105,6 +154,8 @@ class RequestReader:
         self._at = 0
         self._searched = 0
         self._request: Request | None = None
+        self._mould: Mould | None = None  # of the head of the last request that had a plain length
+        self._model: Request | None = None  # that request
         self._body: bytearray | None = None
         self._is_large = False
         self._is_chunked = False
@@ -168,11 +219,16 @@ class RequestReader:
         self._searched = 0
         if end - start > MAX_HEAD:
             raise HeadTooLarge()
-        lines = self._buffer[start:end].split(b"\r\n")
+        head = self._buffer[start:end]
         self._at = end + 4
+        length = -1 if self._mould is None else self._mould.length_of(head)
+        if length >= 0 and self._model is not None:
+            self._start(self._model.again(), length)
+            return True
+        lines = head.split(b"\r\n")
         if len(lines) > MAX_HEADERS:
             raise HeadTooLarge()
-        self._begin(lines)
+        self._begin(head, lines)
         return True
 
     def _check_part(self, start: int) -> None:
@@ -184,7 +240,7 @@ class RequestReader:
             raise MalformedRequest()
         self._searched = max(0, len(part) - 3)
 
-    def _begin(self, lines: list[bytes]) -> None:
+    def _begin(self, head: bytes, lines: list[bytes]) -> None:
         line = lines[0]
         if _REQUEST_LINE.fullmatch(line) is None:
             raise HTTPVersionRefused() if _OTHER_VERSION.fullmatch(line) else MalformedRequest()
@@ -195,15 +251,16 @@ class RequestReader:
         is_chunked = expects = False
         for line in lines[1:]:
             header = _known.get(line) or _header(line)
-            headers.append(header)
-            if header[0] not in _FRAMING:
-                continue
             name, value = header
             if name == b"content-length":
                 if length is not None or is_chunked or _LENGTH.fullmatch(value) is None:
                     raise MalformedRequest()
                 length = value
-            elif name == b"transfer-encoding":
+                continue
+            headers.append(header)
+            if name not in _FRAMING:
+                continue
+            if name == b"transfer-encoding":
                 if length is not None or is_chunked or not is_1_1 or value.lower() != b"chunked":
                     raise MalformedRequest()
                 is_chunked = True
@@ -211,12 +268,22 @@ class RequestReader:
                 is_persistent = is_persistent and b"close" not in map(bytes.strip, value.lower().split(b","))
             elif is_1_1 and value.lower() == b"100-continue":
                 expects = True
-        self._request = Request(method, target, tuple(headers), is_1_1=is_1_1, is_persistent=is_persistent)
+        has_length = length is not None or is_chunked
+        request = Request(
+            method, target, Fields(headers), is_1_1=is_1_1, is_persistent=is_persistent, has_length=has_length
+        )
+        self._start(request, int(length or 0))
         self._is_chunked = is_chunked
-        self._left = int(length or 0)
-        self._is_large = self._left > self._max_body
-        self._seen = self._trailer = 0
         self._expects = expects and (is_chunked or self._left > 0)
+        if length is not None and not expects:
+            self._mould, self._model = Mould.of(head), request
+
+    def _start(self, request: Request, length: int) -> None:
+        self._request = request
+        self._is_chunked = self._expects = False
+        self._left = length
+        self._is_large = length > self._max_body
+        self._seen = self._trailer = 0
         self._is_after_chunk = self._is_in_trailer = self._has_skipped = False
 
     # -- the body ----------------------------------------------------------------------------------------------

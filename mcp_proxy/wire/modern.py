@@ -13,7 +13,7 @@ from typing import Any
 
 from mcp_proxy.wire import jsonrpc, revisions
 from mcp_proxy.wire.errors import HeaderMismatch, InvalidParams, UnsupportedVersion
-from mcp_proxy.wire.headers import Headers
+from mcp_proxy.wire.headers import Headers, once
 from mcp_proxy.wire.jsonrpc import Message
 
 VERSION = "io.modelcontextprotocol/protocolVersion"
@@ -43,6 +43,10 @@ def is_modern(message: Message, headers: Headers) -> bool:
     """Whether a message belongs to a revision without handshake; each tells for itself, whatever came before."""
     if b"protocolVersion" in message.body and VERSION in _meta(message):
         return True
+    return once(headers, _says_modern)
+
+
+def _says_modern(headers: Headers) -> bool:
     if any(name.lower() == b"mcp-session-id" for name, _ in headers):
         return False
     versions = _values(headers, VERSION_HEADER)

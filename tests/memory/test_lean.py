@@ -152,9 +152,9 @@ class Turns(LeanCase):
         connection = self.house.connect()
         answers, events = self.writes(connection), self.writes(self.stream)
         connection.send(self.call(1) + self.call(2) + self.call(3))
-        self.assertEqual([piece.count(b"202 Accepted") for piece in answers], [3])
-        self.assertEqual(events, [])
+        self.assertEqual((answers, events), ([], []))
         self.house.clock.advance(0)
+        self.assertEqual([piece.count(b"202 Accepted") for piece in answers], [3])
         self.assertEqual([piece.count(b"event: message") for piece in events], [3])
 
     def test_head_at_once(self) -> None:

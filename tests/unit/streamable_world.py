@@ -110,6 +110,8 @@ class Stream:
 class Request:
     """What the front sees of a request of HTTP."""
 
+    has_length = True
+
     def __init__(self, method: str, headers: Headers, body: bytes, stream: Stream) -> None:
         self.method, self.headers, self.stream = method, headers, stream
         self._body = body

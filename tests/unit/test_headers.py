@@ -9,7 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from mcp_proxy.wire.headers import Header, Headers, credential, end_to_end, is_renewal, standing
+from mcp_proxy.wire.headers import (
+    Fields,
+    Header,
+    Headers,
+    credential,
+    end_to_end,
+    is_renewal,
+    once,
+    standing,
+    without_own_key,
+)
 
 MANY = settings(max_examples=150, deadline=None)
 NAMES = st.sampled_from(
@@ -195,3 +205,28 @@ class Renewal(SynchronousTestCase):
         """A token whose claims are nested without end is an opaque one."""
         nest = self.bearer(b"h." + urlsafe_b64encode(b"[" * 9000) + b".s")
         self.assertFalse(is_renewal(self.jwt(iss="i", sub="s"), nest, asked_for=False))
+
+
+class Once(SynchronousTestCase):
+    def test_once(self) -> None:
+        """A function is asked once for the same headers, and each time for any other tuple."""
+        asked: list[Headers] = []
+
+        def count(headers: Headers) -> int:
+            asked.append(headers)
+            return len(headers)
+
+        fields = Fields(((b"a", b"b"),))
+        self.assertEqual([once(fields, count), once(fields, count), once(fields, len)], [1, 1, 1])
+        self.assertEqual(len(asked), 1)
+        plain = tuple(fields)
+        self.assertEqual([once(plain, count), once(plain, count)], [1, 1])
+        self.assertEqual(len(asked), 3)
+
+    def test_same_value(self) -> None:
+        """It makes no difference to anybody else."""
+        headers = ((b"authorization", b"x"), (b"traceparent", b"y"), (b"accept", b"z"))
+        fields = Fields(headers)
+        self.assertEqual((fields, hash(fields)), (headers, hash(headers)))
+        for work in (end_to_end, standing, credential, without_own_key):
+            self.assertEqual((work(fields), work(fields)), (work(headers), work(headers)))

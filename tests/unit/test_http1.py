@@ -337,6 +337,22 @@ def one_request(draw: Any) -> bytes:
     return b"".join(line + draw(ENDS) for line in lines) + draw(ENDS) + draw(BODIES)
 
 
+#: Lines of a sound head, and what a length may look like.
+GOOD_LINES = some.sampled_from(
+    (
+        b"Host: x",
+        b"A: b",
+        b"Connection: keep-alive",
+        b"Connection: close",
+        b"Expect: 100-continue",
+        b"content-lengths: 3",
+    )
+)
+LENGTHS = some.sampled_from(
+    (b"0", b"3", b"007", b"12", b"2000", b"9" * 15, b"1" + b"0" * 15, b"3 ", b"+3", b"3a", b"\xb2")
+)
+
+
 class AnyBytes(SynchronousTestCase):
     @settings(max_examples=400, deadline=None)
     @given(
@@ -355,6 +371,58 @@ class AnyBytes(SynchronousTestCase):
             other = Oracle().read(data)
             if other is not None:
                 self.assertEqual([each[:3] for each in reading.seen], other[: len(reading.seen)])
+
+    @settings(max_examples=400, deadline=None)
+    @given(
+        lines=some.lists(GOOD_LINES, max_size=3),
+        length=LENGTHS,
+        other_length=LENGTHS,
+        change=some.sampled_from((None, (b"A: b", b"A: c"), (b"/a", b"/b"), (b"Host", b"Most"), (b"1.1", b"1.0"))),
+        rest=some.sampled_from((b"", b"abc", b"0123456789" * 20)),
+    )
+    def test_like_the_last(
+        self, lines: list[bytes], length: bytes, other_length: bytes, change: tuple[bytes, bytes] | None, rest: bytes
+    ) -> None:
+        """A head that repeats the last one's, but for the length perhaps, is read as if it were the first."""
+
+        def head(value: bytes) -> bytes:
+            return b"\r\n".join((b"POST /a HTTP/1.1", *lines, b"Content-Length: " + value, b"Z: z", b"", b""))
+
+        reader = RequestReader(1000, 2000)
+        reader.feed(head(length) + b"x" * 200)
+        try:
+            first = reader.next()
+        except ProxyError:
+            return
+        if first is None or first.body is None:
+            return
+        second = head(other_length) if change is None else head(other_length).replace(*change)
+        again, fresh = RequestReader(1000, 2000), RequestReader(1000, 2000)
+        again.feed(head(length) + first.body)
+        again.next()
+        readings = []
+        for each in (again, fresh):
+            each.feed(second + rest)
+            try:
+                found = each.next()
+            except ProxyError as error:
+                readings.append(type(error))
+            else:
+                readings.append(found and (found.method, found.target, *found.headers, found.body, found.has_length))
+                readings.append((each.take_continue(), each.buffered, each.kept))
+        self.assertEqual(readings[: len(readings) // 2], readings[len(readings) // 2 :])
+
+    def test_same_headers(self) -> None:
+        """What was made of the headers of the last request serves for one that has the same."""
+        reader = RequestReader(1000, 2000)
+        seen = []
+        for body in (b"1", b"22", b"333333333333"):
+            reader.feed(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+            request = reader.next()
+            assert request is not None
+            seen.append((id(request.headers), request.body))
+        self.assertEqual(len({each[0] for each in seen}), 1)
+        self.assertEqual([each[1] for each in seen], [b"1", b"22", b"333333333333"])
 
     @settings(max_examples=200, deadline=None)
     @given(data=some.binary(max_size=300), place=some.integers(0, 300))
