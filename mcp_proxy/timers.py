@@ -33,6 +33,8 @@ class Timers:
 
     def cancel(self, *names: str) -> None:
         """Forget these timers, if they are set."""
+        if not self._calls:
+            return
         for name in names:
             call = self._calls.pop(name, None)
             if call is not None:

@@ -11,6 +11,7 @@ from secrets import token_hex
 from typing import Protocol
 
 from attrs import define, evolve, field
+from msgspec.structs import replace
 
 from mcp_proxy.session.bridge import to_modern
 from mcp_proxy.session.bridge.rounds import Again, Ended, Rounds, Unanswerable
@@ -149,7 +150,7 @@ class Calls:
             call.params or b"",
             lambda message: self._answered(call, message),
             lambda refusal: self._refused(call, refusal),
-            evolve(call.outer, headers=call.headers),
+            replace(call.outer, headers=call.headers),
             again=again,
         )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from email.message import Message
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import Request
@@ -25,7 +25,7 @@ from mcp_proxy.backend.response import Response
 from mcp_proxy.backend.target import Target, endpoint_to
 from mcp_proxy.timers import Timers
 from mcp_proxy.turn import Turn
-from mcp_proxy.wire.headers import Headers
+from mcp_proxy.wire.headers import Headers, once
 
 _SET_COOKIE = b"set-cookie"
 
@@ -57,15 +57,22 @@ class Pool:
     def _make(self) -> Connection:
         return Connection(self._freed, self._gone, self._turn)
 
-    def ask(self, data: bytes, sending: Callable[[], None], *, has_body: bool, max_idle: float) -> Deferred[Incoming]:
-        """Send a request; fires with the head of the answer.
+    def ask(
+        self,
+        data: bytes,
+        sending: Callable[[], None],
+        made: Callable[[Incoming], Response],
+        *,
+        has_body: bool,
+        max_idle: float,
+    ) -> Deferred[Response]:
+        """Send a request; fires with what is made of the head of the answer.
 
         :param sending: called when it is about to be handed to the network.
         :param max_idle: for how many seconds the connection may have been idle.
         :raises RequestFailed: (by the Deferred) there is no answer.
-        :raises Exception: (by the Deferred) there is no connection.
         """
-        return _Errand(self, data, sending, has_body).begin(max_idle)
+        return _Errand(self, data, sending, made, has_body).begin(max_idle)
 
     def take(self, max_idle: float) -> Connection | None:
         """An idle connection that nothing speaks against."""
@@ -119,16 +126,24 @@ class Pool:
 class _Errand:
     """A request on its way: on an idle connection if there is one, else, or if it has not arrived, on a fresh one."""
 
-    def __init__(self, pool: Pool, data: bytes, sending: Callable[[], None], has_body: bool) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        data: bytes,
+        sending: Callable[[], None],
+        made: Callable[[Incoming], Response],
+        has_body: bool,
+    ) -> None:
         self._pool = pool
         self._data = data
         self._sending = sending
+        self._made = made
         self._has_body = has_body
         self._connecting: Deferred[Any] | None = None
         self._connection: Connection | None = None
-        self._done: Deferred[Incoming] = Deferred(self._cancel)
+        self._done: Deferred[Response] = Deferred(self._cancel)
 
-    def begin(self, max_idle: float) -> Deferred[Incoming]:
+    def begin(self, max_idle: float) -> Deferred[Response]:
         connection = self._pool.take(max_idle)
         if connection is None:
             self._connect()
@@ -151,7 +166,7 @@ class _Errand:
 
     def _answered(self, answer: Incoming) -> None:
         self._connection = None
-        self._done.callback(answer)
+        self._done.callback(self._made(answer))
 
     def _perhaps_again(self, error: RequestFailed) -> None:
         if error.sent:
@@ -166,10 +181,11 @@ class _Errand:
     def _failed(self, failure: Failure) -> None:
         self._connecting = self._connection = None
         if not self._done.called:
-            self._done.errback(failure)
+            error = failure.value
+            self._done.errback(error if isinstance(error, RequestFailed) else _unsent(failure))
 
-    def _cancel(self, done: Deferred[Incoming]) -> None:
-        done.errback(CancelledError())  # whatever the attempt to connect makes of its own end
+    def _cancel(self, done: Deferred[Response]) -> None:
+        done.errback(_unsent(Failure(CancelledError())))  # whatever the attempt to connect makes of its own end
         if self._connecting is not None:
             self._connecting.cancel()
         elif self._connection is not None:
@@ -239,8 +255,9 @@ class LeanRequests:
         except ValueError as error:
             return fail(RequestFailed(str(error), sent=False))
         data = head + b"\r\n" if body is None else b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body)
-        asked = self._pool.ask(data, sending, has_body=body is not None, max_idle=IDLE_TIMEOUT if reuse else FRESH)
-        return asked.addCallbacks(self._answered, _failed, callbackArgs=(url,))
+        made = partial(self._answered, url)
+        max_idle = IDLE_TIMEOUT if reuse else FRESH
+        return self._pool.ask(data, sending, made, has_body=body is not None, max_idle=max_idle)
 
     def _head_of(self, method: str, url: str, headers: Headers) -> bytes:
         """The head of a request, which is often that of the one before."""
@@ -249,8 +266,8 @@ class LeanRequests:
             self._head, self._last = request_head(method, url, headers), last
         return self._head
 
-    def _answered(self, answer: Incoming, url: str) -> Response:
-        cookies = [value for name, value in answer.headers if name == _SET_COOKIE]
+    def _answered(self, url: str, answer: Incoming) -> Response:
+        cookies = once(answer.headers, _cookies)
         if cookies:
             self._jar = self._jar or IndexableCookieJar()
             self._jar.extract_cookies(_Told(cookies), Request(url))  # type: ignore[arg-type]
@@ -268,6 +285,10 @@ class LeanRequests:
         return (*others, (b"Cookie", b"; ".join(filter(None, (own, cookies.encode("latin-1"))))))
 
 
+def _cookies(headers: Headers) -> list[bytes]:
+    return [value for name, value in headers if name == _SET_COOKIE]
+
+
 class _Told:
     """An answer as a jar reads it."""
 
@@ -280,7 +301,7 @@ class _Told:
         return self._message
 
 
-def _failed(failure: Failure) -> Response:
-    if failure.check(RequestFailed):
-        failure.raiseException()
-    raise RequestFailed(describe(failure), sent=False) from failure.value
+def _unsent(failure: Failure) -> RequestFailed:
+    error = RequestFailed(describe(failure), sent=False)
+    error.__cause__ = failure.value
+    return error

@@ -23,7 +23,8 @@ from mcp_proxy.backend.bodies import IBodyReceiver, Nobody
 from mcp_proxy.backend.failures import RequestFailed
 from mcp_proxy.direct import sender
 from mcp_proxy.turn import Turn
-from mcp_proxy.wire.headers import Headers
+from mcp_proxy.wire.headers import Fields, Headers
+from mcp_proxy.wire.http1 import Mould
 
 log = Logger()
 
@@ -144,6 +145,8 @@ class Connection(Protocol):
             False
         )
         self._is_answered = False
+        self._mould: Mould | None = None  # of the head of an answer that came whole, with 200
+        self._model: Headers = ()  # its headers
         self.is_ours = False  # its end, if that has come, was our wish
         self._is_unseen = True  # the request has provably not arrived
         self.idle_since = 0.0
@@ -177,9 +180,10 @@ class Connection(Protocol):
         self._turn.soon(self._send_now)
 
     def _send_now(self) -> None:
-        asked, self._unsent = self._unsent, None
-        if asked is None or asked is not self._asked:
+        asked = self._unsent
+        if asked is None or asked is not self._asked or self._is_over:
             return  # it was given up meanwhile, or the connection is over
+        self._unsent = None
         if asked.has_body:
             self._is_unseen = False
             asked.sending()
@@ -211,8 +215,13 @@ class Connection(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """More bytes."""
-        if self._asked is None:
-            self.abort()  # nobody has asked for anything
+        asked = self._asked
+        if asked is None or self._unsent is not None:
+            self._break("the backend has answered what nobody had asked")
+            self.abort()
+            return
+        is_first = self._answer is None and not self._head_size
+        if is_first and self._is_like_last(asked, data):
             return
         if self._answer is None:
             self._head_size += len(data)
@@ -220,17 +229,44 @@ class Connection(Protocol):
             self._parser.feed_data(data)
         except HttpParserError:
             self._hand_over()
-            if self._asked is not None:
+            if self._finished is not None:
+                self._is_spoiled = True  # what follows the answer is nobody's
+                self._finish(self._finished)
+            elif self._asked is not None:
                 self._break("the backend's answer is no HTTP")
                 self.abort()
             return
         if self._pieces:
             self._hand_over()
         if self._finished is not None:
+            if is_first and not self._is_spoiled and self._finished.status == 200:
+                self._remember(data, self._finished.headers)
             self._finish(self._finished)
         elif self._answer is None and self._asked is not None and self._head_size > MAX_HEAD:
             self._break("the head of the backend's answer is too large")
             self.abort()
+
+    def _is_like_last(self, asked: Asked, data: bytes) -> bool:
+        """Take an answer that has come whole, with the same head as the last one but for its length."""
+        end = -1 if self._mould is None else data.find(b"\r\n\r\n")
+        if end < 0 or self._mould is None or self._mould.length_of(data[:end]) != len(data) - end - 4:
+            return False
+        answer = self._answer = Incoming(self, 200, self._model)
+        self._is_answered = self._is_delimited = True
+        self._is_spoiled = False
+        asked.answered(answer)
+        if self._answer is answer:
+            self._answer = None
+            answer.received(data[end + 4 :])
+            if self._asked is asked:
+                self._finish(answer)
+        return True
+
+    def _remember(self, data: bytes, headers: Headers) -> None:
+        end = data.find(b"\r\n\r\n")
+        mould = Mould.of(data[:end]) if data.startswith(b"HTTP/1.1 200") else None
+        if mould is not None and self._may_stay and mould.length_of(data[:end]) == len(data) - end - 4:
+            self._mould, self._model = mould, headers
 
     def on_message_begin(self) -> None:
         """The parser has seen the first byte of an answer."""
@@ -247,7 +283,7 @@ class Connection(Protocol):
     def on_headers_complete(self) -> None:
         """The parser has read the head of the answer."""
         status = self._parser.get_status_code()
-        headers, self._headers = tuple(self._headers), []
+        headers, self._headers = Fields(self._headers), []
         asked = self._asked
         if asked is None or status < 200 or self._is_spoiled:
             return  # of an interim answer; the real one follows

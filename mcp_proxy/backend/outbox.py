@@ -59,7 +59,8 @@ class Outbox:
         """The backend has reacted to a message, so it has read it."""
         self._unheard.discard(outgoing)
         self._barriers.discard(outgoing)
-        self._pump()
+        if self._queue:
+            self._pump()
 
     def done(self, outgoing: Outgoing) -> None:
         """Nothing more comes of a message: another may be under way in its place."""

@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from mcp_proxy.backend.bodies import Collector, IBodyReceiver, Nobody
 from mcp_proxy.session.interfaces import HTTPAnswer
-from mcp_proxy.wire.headers import Headers
+from mcp_proxy.wire.headers import Headers, once
 
 #: How much of a refusal's body is kept for the client, for how many seconds it is waited for, and which headers count.
 MAX_REFUSAL_BYTES = 64 * 1024
@@ -42,12 +42,12 @@ class Response:
 
     def header(self, name: bytes) -> bytes:
         """The value of a header, or nothing; ``name`` in lower case."""
-        return next((value for own, value in self.headers if own == name), b"")
+        return once(self.headers, _first_of).get(name, b"")
 
     @property
     def kind(self) -> bytes:
         """Its media type, in lower case and without parameters."""
-        return self.header(b"content-type").partition(b";")[0].strip().lower()
+        return once(self.headers, _kind_of)
 
     @property
     def is_event_stream(self) -> bool:
@@ -90,6 +90,14 @@ class Response:
     def discard(self) -> None:
         """Read the body and forget it, so that the connection can be used again."""
         self.deliver(Nobody())
+
+
+def _first_of(headers: Headers) -> dict[bytes, bytes]:
+    return dict(reversed(headers))
+
+
+def _kind_of(headers: Headers) -> bytes:
+    return once(headers, _first_of).get(b"content-type", b"").partition(b";")[0].strip().lower()
 
 
 def shown_answer(response: Response, clock: IReactorTime) -> Deferred[HTTPAnswer]:

@@ -238,7 +238,9 @@ class StreamableFront:
         def gone() -> None:
             self._streams.pop(stream, None)
             reply.gone(stream)
-            session.reply_over(reply)
+            session.reply_over()
+            if stream.paused:
+                session.stream_resumed(reply)
             over()
 
         stream.on_gone = gone

@@ -23,6 +23,8 @@ MAX_IN_FLIGHT = 1000
 #: How many bytes large requests in flight may keep in all; one is large over this size.
 MAX_IN_FLIGHT_BYTES = 64 * 1024 * 1024
 LARGE = 64 * 1024
+#: A request of no more bytes is kept until it is answered, also when its text is not needed any more.
+SMALL = 1024
 
 
 class Delivery(Enum):
@@ -86,7 +88,9 @@ class Exchange:
             self.sent_at = now
 
     def forget_text(self) -> None:
-        """It will never be sent again: keep no more than its answer needs."""
+        """It will never be sent again: keep little more than its answer needs."""
+        if len(self.message.raw) <= SMALL:
+            return
         self.message = self.message.without_text()
         self.headers = ()
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import msgspec
 from attrs import frozen
 
 from mcp_proxy.session.exchanges import Exchange
@@ -16,8 +17,7 @@ from mcp_proxy.wire.jsonrpc import Message
 from mcp_proxy.wire.sse import Oversized
 
 
-@frozen(eq=False)
-class Outgoing:
+class Outgoing(msgspec.Struct, frozen=True, eq=False):
     """One message for the backend.
 
     ``exchange`` is the request that it carries, if it carries a client's. ``repeatable``: it may be lost and sent

@@ -253,7 +253,8 @@ class Pooled:
     def resume(self, call: Call) -> None:
         """It reads again, or has gone."""
         if self._session is not None:
-            self._session.reply_over(call)
+            self._session.reply_over()
+            self._session.stream_resumed(call)
 
     def end(self) -> None:
         """The session is needed no longer, or of no use; not now, for the session may be in the middle of something."""

@@ -183,10 +183,9 @@ class Session:
         if self.link is not None:
             self.link.resume(source)
 
-    def reply_over(self, reply: object) -> None:
+    def reply_over(self) -> None:
         """The client has got its reply, or has left it."""
         self._last_seen = self._clock.seconds()
-        self.stream_resumed(reply)
 
     def receive(self, message: Message, headers: Headers, reply: object = None) -> None:
         """The client sent a message with these headers; whatever comes of it goes to the outlet.
@@ -199,7 +198,7 @@ class Session:
             raise UnknownSession()
         headers = end_to_end(headers)
         self.credentials.seen(headers)
-        if not self.attached:
+        if reply is None and not self.attached:
             self._await_client()
         if message.kind is Kind.RESPONSE:
             self._courier.take_answer(message, headers)

@@ -12,7 +12,6 @@ from enum import Enum
 from typing import Any
 
 import msgspec
-from attrs import frozen
 
 from mcp_proxy.wire.errors import BatchRefused, BatchTooLong, EmptyBody, NotJSON, NotJSONRPC
 
@@ -48,9 +47,8 @@ _decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _encode = msgspec.json.encode
 
 
-@frozen
-class Message:
-    """One JSON-RPC message.
+class Message(msgspec.Struct, frozen=True):
+    """One JSON-RPC message. (A struct, for there are several for each request, and these are made fastest.)
 
     ``raw`` is its text as it came; ``id`` the canonical JSON text of its id (None for a notification and for an
     error answer without id); ``body`` the text of ``params``, ``result`` or ``error``, whichever it has.

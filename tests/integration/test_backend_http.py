@@ -394,6 +394,73 @@ class Lean(Either):
         self.assertEqual(await self.fetch(), b"hi")
         self.assertEqual(len(self.server.peers), 3)
 
+    async def test_like_the_last(self) -> None:
+        """An answer with the same head as the one before, but for the length, is read as any other is."""
+        head = b"HTTP/1.1 200 OK\r\nX-Own: %d\r\nContent-Length: %d\r\n\r\n"
+        bodies = [b"a", b"bb", b"", b"c" * 1000, b"d"]
+
+        def write_whole(peer: Peer, own: int, body: bytes) -> None:
+            peer.write(head % (own, len(body)) + body)
+
+        def write_pieces(peer: Peer, own: int, body: bytes) -> None:
+            data = head % (own, len(body)) + body
+            for at in range(0, len(data), 20):
+                peer.write(data[at : at + 20])
+                peer.transport.doWrite()
+
+        for write in (write_whole, write_pieces, write_whole):
+            for number, body in enumerate(bodies):
+                self.server.answer = lambda peer, write=write, number=number, body=body: write(peer, number // 2, body)
+                response = await self.open()
+                self.assertEqual((response.status, response.header(b"x-own")), (200, b"%d" % (number // 2)))
+                self.assertEqual(await response.collect(2000, reactor, 5.0), body)
+        self.assertEqual(len(self.server.peers), 1)
+
+    async def test_like_the_last_refused(self) -> None:
+        """So is one that is more or less than it says."""
+        await self.fetch()
+        self.server.answer = lambda peer: peer.write(OK + b"!")
+        self.assertEqual(await self.fetch(), b"hi")
+        await self.until(lambda: self.server.peers[-1].lost)
+        self.server.answer = lambda peer: peer.write(OK)
+        await self.fetch()
+
+        def cut(peer: Peer) -> None:
+            peer.write(OK[:-1])
+            peer.transport.loseConnection()
+
+        self.server.answer = cut
+        received = Received()
+        (await self.open()).deliver(received)
+        await self.until(lambda: received.end)
+        self.assertEqual((received.data, received.end), (b"h", "the answer was cut off"))
+
+    async def unsent(self) -> tuple[Deferred[Response], lean.Connection]:
+        """A request that is to be sent at the end of this turn, and the connection that it will take."""
+        await self.fetch()
+        pool: Any = self.http._connections
+        pool._pool._turn._direct = 0
+        (connection,) = self.idle()
+        return self.open(reuse=False), connection
+
+    async def test_lost_before_sent(self) -> None:
+        """A connection that ends before the request has gone is no reason to doubt; nor is one that says something."""
+        asked, connection = await self.unsent()
+        connection.readConnectionLost()
+        self.assertEqual(await (await asked).collect(2, reactor, 5.0), b"hi")
+        asked, connection = await self.unsent()
+        connection.dataReceived(OK.replace(b"hi", b"no"))
+        self.assertEqual(await (await asked).collect(2, reactor, 5.0), b"hi")
+        self.assertEqual((len(self.server.requests), self.sent), (4, 4))
+
+    async def test_cancelled_before_sent(self) -> None:
+        """A request that is given up before it has gone never goes."""
+        asked, _ = await self.unsent()
+        asked.cancel()
+        self.assertFalse((await self.failure(asked)).sent)
+        await self.fetch()
+        self.assertEqual((len(self.server.requests), self.sent), (2, 2))
+
     async def test_endless_head(self) -> None:
         """A head is bounded."""
 

@@ -56,7 +56,7 @@ OTHERS: dict[str, set[str]] = {
     "config": {"attrs", "dotenv", "twisted.internet.endpoints"},
     "metrics": {"prometheus_client"},
     "tracing": {"opentelemetry"},
-    "backend": {"OpenSSL", "attrs", "cryptography", "httptools", "hyperlink", "treq", "twisted", "zope.interface"},
+    "backend": {*VALUES, "OpenSSL", "cryptography", "httptools", "hyperlink", "treq", "twisted", "zope.interface"},
     "frontend": {*VALUES, "klein", "twisted", "werkzeug", "zope.interface"},
     "service": {"twisted"},
     "tap": {"twisted"},
