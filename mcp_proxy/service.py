@@ -52,6 +52,11 @@ log = Logger()
 EXPIRY_INTERVAL = 5.0
 #: How often, in seconds, it is looked whether requests in flight were answered when the program stops.
 DRAIN_STEP = 0.1
+#: For how many seconds at least clients may still take their last answers, and how often, in seconds, it is looked; and
+#: for how many when there is no time.
+LAST_WORDS = 5.0
+LAST_STEP = 0.02
+HASTE = 0.5
 #: How far a delay is spread, as a part of itself.
 JITTER = 0.2
 
@@ -270,9 +275,14 @@ class ProxyService(MultiService):
         if pause is not None:
             pause.cancel()
 
-    async def _drain(self) -> None:
+    async def _rest(self, delay: float) -> None:
+        self._pause = deferLater(self._reactor, delay)
+        with suppress(CancelledError):
+            await self._pause
+
+    async def _drain(self, deadline: float) -> None:
         """Let whoever has nothing to wait for go at once, and the others when they are answered, or time is up."""
-        registry, deadline = self._registry, self._reactor.seconds() + self._settings.drain_timeout
+        registry = self._registry
         registry.is_closing = True
         idle = set(registry)
         for session in idle:
@@ -284,9 +294,15 @@ class ProxyService(MultiService):
                 session.farewell()
             if self._is_hurried or not list(registry) or self._reactor.seconds() >= deadline:
                 return
-            self._pause = deferLater(self._reactor, DRAIN_STEP)
-            with suppress(CancelledError):
-                await self._pause
+            await self._rest(DRAIN_STEP)
+
+    async def _hang_up(self, deadline: float) -> None:
+        """Close all connections when clients have taken what they were sent."""
+        deadline = max(deadline, self._reactor.seconds() + LAST_WORDS)
+        while not self._app.hang_up() and self._reactor.seconds() < deadline:
+            if self._is_hurried:
+                deadline = min(deadline, self._reactor.seconds() + HASTE)
+            await self._rest(LAST_STEP)
 
     async def _stop(self) -> None:
         log.info("stopping", sessions=len(self._registry))
@@ -294,7 +310,8 @@ class ProxyService(MultiService):
         if self._port is not None:
             await (self._port.stopListening() or succeed(None))
         self._health.stop()
-        await self._drain()
+        deadline = self._reactor.seconds() + self._settings.drain_timeout
+        await self._drain(deadline)
         for loop, _ in self._loops:
             if loop.running:
                 loop.stop()
@@ -302,7 +319,9 @@ class ProxyService(MultiService):
         for session in self._registry:
             session.close(truth.STOPPED)
         self._pool.stop()
-        await self._http.said_farewell()
+        farewells = self._http.said_farewell()
+        await self._hang_up(deadline)
+        await farewells
         await self._http.forget_connections()
         await super().stopService()
         log.info("stopped")

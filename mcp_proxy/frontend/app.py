@@ -28,7 +28,7 @@ from mcp_proxy.frontend.routes import Handler
 from mcp_proxy.frontend.status import StatusPages
 from mcp_proxy.frontend.stream import ClientRequest
 from mcp_proxy.frontend.streamable import SESSION_HEADER, StreamableFront
-from mcp_proxy.frontend.web import LimitedRequest, WebRequest
+from mcp_proxy.frontend.web import LimitedRequest, TrackedChannel, WebRequest
 from mcp_proxy.wire.errors import MethodRefused, NoSuchPath, ProxyError
 
 log = Logger()
@@ -71,6 +71,7 @@ class App:
         self._clock = clock
         self._stall_timeout = stall_timeout
         self._tells_requests = tells_requests
+        self._listener: _Site | LeanFactory | None = None
         self._plain: dict[tuple[str, str], Handler] = {
             ("GET", "/mcp"): streamable.listen,
             ("POST", "/mcp"): streamable.post,
@@ -193,7 +194,15 @@ class App:
         requests = type("_Request", (LimitedRequest,), {"max_body_bytes": max_body_bytes})
         site = _Site(self, requestFactory=requests, reactor=reactor)
         listener = site if stack == "klein" else LeanFactory(self, site, reactor, max_body_bytes, self._stall_timeout)
+        self._listener = listener
         return cast(IProtocolFactory, listener)
+
+    def hang_up(self) -> bool:
+        """Close the connections on which no answer is awaited, without cutting off what clients have yet to take.
+
+        Tells whether there is none any more.
+        """
+        return self._listener is None or self._listener.hang_up()
 
     def refused(self, error: ProxyError) -> None:
         """What is no request, or not a whole one, has been refused."""
@@ -211,10 +220,22 @@ class _Site(Site):
 
     noisy = False
     displayTracebacks = False
+    protocol = TrackedChannel  # type: ignore[assignment]
 
     def __init__(self, app: App, **options: Any) -> None:
         super().__init__(app.klein.resource(), **options)
         self._app = app
+        self.channels: set[TrackedChannel] = set()
+
+    def acceptableProtocols(self) -> list[bytes]:
+        """What is spoken over TLS, whatever else is installed."""
+        return [b"http/1.1"]
+
+    def hang_up(self) -> bool:
+        """The same as that of the lean path (:class:`~mcp_proxy.frontend.lean.LeanFactory`)."""
+        for channel in list(self.channels):
+            channel.hang_up()
+        return not self.channels
 
     def log(self, request: Any) -> None:
         """A request has been answered."""

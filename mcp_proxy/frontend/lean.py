@@ -92,6 +92,15 @@ class LeanFactory:
             self._sweep.cancel()
             self._sweep = None
 
+    def hang_up(self) -> bool:
+        """Close each connection on which no answer is awaited, once its client has taken what it was sent.
+
+        Tells whether there is none any more.
+        """
+        for connection in list(self.connections):
+            connection.hang_up()
+        return not self.connections
+
     def end_of_head(self) -> bytes:
         """The Date header."""
         now = int(self.clock.seconds())
@@ -267,6 +276,11 @@ class Connection:
             if self._reader.buffered:
                 self._advance()
             self._regulate()
+
+    def hang_up(self) -> None:
+        """Close, unless an answer is awaited, when the client has taken what it was sent."""
+        if self._current is None:
+            self._close()
 
     def abort(self) -> None:
         """Drop the connection."""

@@ -7,6 +7,9 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
+from twisted.web.http import HTTPChannel
 from twisted.web.server import Request
 
 from mcp_proxy.frontend import stream
@@ -61,6 +64,27 @@ class LimitedRequest(Request):
                 self.channel.forceAbortClient()
         if not self.too_large and self.content is not None:
             self.content.write(data)
+
+
+class TrackedChannel(HTTPChannel):
+    """A connection of twisted.web's that its factory knows of, in ``channels``."""
+
+    factory: Any
+
+    def connectionMade(self) -> None:
+        """The client is there."""
+        self.factory.channels.add(self)
+        super().connectionMade()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The client has gone, or we have hung up."""
+        self.factory.channels.discard(self)
+        super().connectionLost(reason)
+
+    def hang_up(self) -> None:
+        """Close, unless an answer is awaited, when the client has taken what it was sent."""
+        if not self.requests:
+            self.loseConnection()
 
 
 class WebRequest(ClientRequest):

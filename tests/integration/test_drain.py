@@ -6,10 +6,17 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionRefusedError
+from twisted.internet.task import deferLater
 
+import mcp_proxy.service
+from mcp_proxy.service import LAST_STEP
+from tests.integration.service_case import reactor
 from tests.integration.streamable_case import ALICE, StreamableCase, result_of, silent
 from tests.integration.test_modern import ModernCase
 from tests.support import messages, modern
+
+#: More bytes than the sockets on the way take.
+LARGE = 24 * 1024 * 1024
 
 
 class Drain(StreamableCase):
@@ -27,9 +34,13 @@ class Drain(StreamableCase):
     def stop(self) -> Deferred[None]:
         """Tell the program to stop."""
         service, self.service = self.internals(), None
+        self._stopping = service
         stopped: Deferred[None] = service.stopService()
-        self.stopped = stopped
         return stopped
+
+    def internals(self) -> Any:
+        """The program, also after its end."""
+        return self.service or self._stopping
 
     def answer(self) -> None:
         """The backend answers the call."""
@@ -59,6 +70,48 @@ class Drain(StreamableCase):
         self.assertEqual((error["code"], error["data"]["delivered"]), (-31002, "maybe"))
         self.assertIn("The proxy was told to stop before the answer came", error["message"])
         self.assertNotIn("lost", error["message"])  # the backend was not
+
+    async def taking(self, **settings: Any) -> tuple[Any, Deferred[None]]:
+        """A client with a large answer that it does not read yet, and the program that stops."""
+        client = await self.in_flight(max_event_bytes=2 * LARGE, **settings)
+        wire = client.stream if self.kind == "sse" else client.sent[-1].wire
+        wire.pause()
+        stopped = self.stop()
+        self.backend.reply_to("tools/call").answer(messages.result("slow", {"x": "y" * LARGE}))
+        registry = self.internals()._registry
+        await self.until(lambda: not list(registry), "the answer has been passed on")
+        return wire, stopped
+
+    async def test_large(self) -> None:
+        """A client that takes its time to read a large answer gets all of it."""
+        wire, stopped = await self.taking()
+        await self.rest()
+        self.assertFalse(stopped.called)
+        wire.transport.resumeProducing()
+        await stopped
+        await self.until(lambda: wire.closed, "all has been sent")
+        self.assertGreater(len(wire.data), LARGE)
+        self.assertTrue(wire.answer.complete)
+
+    async def rest(self) -> None:
+        """So long that the program looks several times."""
+        for _ in range(10):
+            await deferLater(reactor, LAST_STEP)
+
+    async def test_never_taken(self) -> None:
+        """One that does not read at all is waited for, but not for ever."""
+        self.patch(mcp_proxy.service, "LAST_WORDS", 0.2)
+        wire, stopped = await self.taking(drain_timeout=1.0)
+        await stopped
+        wire.abort()
+
+    async def test_never_taken_hurry(self) -> None:
+        """And not for long if there is no time."""
+        self.patch(mcp_proxy.service, "LAST_WORDS", 30.0)
+        wire, stopped = await self.taking()
+        self.internals().hurry()
+        await stopped
+        wire.abort()
 
     async def test_hurry(self) -> None:
         """Whoever cannot wait need not."""
