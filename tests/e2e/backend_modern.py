@@ -18,6 +18,7 @@ import uvicorn
 from mcp import types
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
+from mcp.server.session import ServerSession
 from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler, ResourceUpdated
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from starlette.requests import Request
@@ -43,13 +44,33 @@ QUESTION: dict[str, Any] = {"type": "object", "properties": {"answer": TEXT}, "r
 Context = ServerRequestContext[Any, Any]
 
 
+class Bus(InMemorySubscriptionBus):
+    """A bus that knows how many listen."""
+
+    listening = 0
+
+    def subscribe(self, listener: Any) -> Any:
+        """One more listens."""
+        leave = super().subscribe(listener)
+        self.listening += 1
+
+        def left() -> None:
+            nonlocal leave
+            if leave is not None:
+                leave()
+                leave = None
+                self.listening -= 1
+
+        return left
+
+
 class Backend:
     """The server, and the web application around it."""
 
     def __init__(self, folder: Folder, *, knows_both: bool = False) -> None:
         self._folder = folder
         self._knows_both = knows_both
-        self._bus = InMemorySubscriptionBus()
+        self._bus = Bus()
         self._server: Server[Any] = Server(
             "e2e-modern",
             version="2.0",
@@ -59,8 +80,10 @@ class Backend:
             on_read_resource=self._read_resource,
             on_list_prompts=self._list_prompts,
             on_get_prompt=self._get_prompt,
+            on_subscribe_resource=self._subscribe if knows_both else None,
             on_subscriptions_listen=ListenHandler(self._bus),
         )
+        self._subscribers: dict[str, list[ServerSession]] = {}
         self._server.middleware.append(self._journal)
 
     def app(self) -> Any:
@@ -73,9 +96,18 @@ class Backend:
         return JSONResponse({"status": "ok", "pid": os.getpid()})
 
     async def _touch(self, request: Request) -> Response:
-        """Tell whoever listens that a resource has changed."""
-        await self._bus.publish(ResourceUpdated(uri=request.query_params["uri"]))
-        return JSONResponse({"told": 1})
+        """Tell whoever listens, and clients that have subscribed in their sessions, that a resource has changed."""
+        uri = request.query_params["uri"]
+        subscribers = self._subscribers.get(uri, [])
+        for session in subscribers:
+            await session.send_resource_updated(uri)
+        await self._bus.publish(ResourceUpdated(uri=uri))
+        return JSONResponse({"told": len(subscribers) + self._bus.listening})
+
+    async def _subscribe(self, context: Context, params: types.SubscribeRequestParams) -> types.EmptyResult:
+        """Those that have a session subscribe by a request."""
+        self._subscribers.setdefault(params.uri, []).append(context.session)
+        return types.EmptyResult()
 
     async def _journal(self, context: Context, call_next: Any) -> Any:
         self._folder.journal(json.loads(json.dumps({"method": context.method, "params": context.params}, default=str)))

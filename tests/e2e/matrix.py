@@ -150,10 +150,6 @@ class Cell:
     async def subscription(self) -> None:
         """A resource has changed."""
         self.needs(full=True)
-        if self.backend_kind is BOTH and self.client_kind.transport != "modern":
-            raise NotPossible("to clients with a session this server does not offer it")
-        if self.client_kind is TYPESCRIPT2_AUTO:
-            raise NotPossible("the driver of this client cannot listen")
         is_modern = self.client_kind.transport == "modern"
         if "subscription" not in self.results:
             await (

@@ -117,6 +117,16 @@ class Driven {
     return null;
   }
 
+  /** Of the SDK 2.x, for servers of revision 2026-07-28. */
+  async listen({ uris }) {
+    this.subscription = await this.client.listen({ resourceSubscriptions: uris });
+    return null;
+  }
+
+  events() {
+    return this.#seen.filter((message) => message.method === "notifications/resources/updated");
+  }
+
   async set_level({ level }) {
     await this.client.setLoggingLevel(level);
     return null;
