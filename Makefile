@@ -13,7 +13,7 @@ SDK = $(E2E)/typescript
 SUITE = tests/conformance
 PEERS_STAMPS = $(VENV)/bench/mcp-proxy/.stamp $(VENV)/bench/fastmcp/.stamp bench/peers/node_modules/.stamp
 
-.PHONY: help demo run test test-klein conformance scenarios matrix bench bench-quick soak lint clean
+.PHONY: help demo run test test-klein conformance scenarios fuzz matrix bench bench-quick soak lint clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,10 @@ conformance: $(VENV)/.run $(VENV)/conformance/.stamp $(SUITE)/node_modules/.stam
 scenarios: $(VENV)/.test $(VENV)/sdk2/.stamp $(SDK)/node_modules/.stamp  ## the end-to-end tests with all SDK versions, not only the first
 	E2E_CLIENTS=all timeout --foreground --kill-after=30 $(TEST_TIMEOUT) $(BIN)/python -m twisted.trial \
 	    tests.e2e.test_everyday tests.e2e.test_restart tests.e2e.test_outage tests.e2e.test_in_flight tests.e2e.test_many
+
+# TIMES=1000 for longer.
+fuzz: $(VENV)/.test  ## odd bytes and odd messages of clients and servers, many more of them than in the tests
+	FUZZ=$(or $(TIMES),30) $(BIN)/python -m twisted.trial tests.memory.test_anything tests.memory.test_fuzz
 
 matrix: $(VENV)/.test $(VENV)/sdk2/.stamp $(SDK)/node_modules/.stamp  ## every SDK client with every kind of server; writes docs/compatibility.md
 	timeout --foreground --kill-after=30 15m $(BIN)/python -m tests.e2e.matrix

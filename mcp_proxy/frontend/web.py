@@ -34,14 +34,14 @@ class LimitedRequest(Request):
         super().requestReceived(command, path, version)
 
     def process(self) -> None:
-        """Answer it. An odd path is nowhere; Klein would mend it, or answer with HTML."""
+        """Answer it. An odd path is nowhere; Klein would mend it, or answer with HTML, and twisted.web takes ``*``."""
         self.content = self._kept
         self.content.seek(0)
         try:
             unquote_to_bytes(self.path).decode()
         except UnicodeDecodeError:
             self.path = b"/odd"
-        if b"//" in self.path:
+        if b"//" in self.path or self.path == b"*":
             self.path = b"/odd"
         super().process()
 

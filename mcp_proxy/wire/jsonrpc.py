@@ -41,6 +41,13 @@ class _Envelope(msgspec.Struct):
     error: msgspec.Raw | msgspec.UnsetType = _UNSET
 
 
+_HALF = rb"u[dD][89abAB][0-9a-fA-F]{2}"
+_OTHER_HALF = rb"u[dD][c-fC-F][0-9a-fA-F]{2}"
+_HALF_MARK = re.compile(rb"\\u[dD][89a-fA-F]")
+#: An escape in a string; the group is half a character that stands alone.
+_ESCAPE = re.compile(rb"\\(?:%b\\%b|(%b|%b)|.)" % (_HALF, _OTHER_HALF, _HALF, _OTHER_HALF), re.DOTALL)
+_REPLACEMENT = "\ufffd".encode()
+
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -102,7 +109,13 @@ def parse(raw: bytes) -> Message:
     except msgspec.ValidationError as error:
         raise NotJSONRPC(f"Not a JSON-RPC 2.0 message: {error}.") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise NotJSON() from None
+        mended = _mended(raw)
+        if mended is None:
+            raise NotJSON() from None
+        message = parse(mended)
+        if _REPLACEMENT in (message.id or b""):
+            raise NotJSON("An id with half a character in it cannot be repeated.") from None
+        return message
     return _message(raw, envelope)
 
 
@@ -118,7 +131,13 @@ def parse_all(raw: bytes, max_batch: int = 0) -> tuple[list[Message], bool]:
         raw.decode("utf-8")
         items = _decode_array(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise NotJSON() from None
+        mended = _mended(raw)
+        if mended is None:
+            raise NotJSON() from None
+        messages, is_array = parse_all(mended, max_batch)
+        if any(_REPLACEMENT in (message.id or b"") for message in messages):
+            raise NotJSON("An id with half a character in it cannot be repeated.") from None
+        return messages, is_array
     if not items:
         raise NotJSONRPC("An array of messages has at least one.")
     if 0 < max_batch < len(items):
@@ -126,6 +145,18 @@ def parse_all(raw: bytes, max_batch: int = 0) -> tuple[list[Message], bool]:
             f"The array has {len(items)} messages, more than {max_batch} (MAX_BATCH). Send fewer at once."
         )
     return [parse(bytes(item)) for item in items], True
+
+
+def _mended(raw: bytes) -> bytes | None:
+    """The text without halves of characters, such as a text that JavaScript has cut within an emoji ends with.
+
+    JavaScript and Python write and read them, but many parsers refuse the whole text, and so would be lost an answer;
+    U+FFFD takes their place. None if there are none.
+    """
+    if not _HALF_MARK.search(raw):
+        return None
+    mended = _ESCAPE.sub(lambda found: rb"\ufffd" if found.group(1) else found.group(), raw)
+    return None if mended == raw else mended
 
 
 def _message(raw: bytes, envelope: _Envelope) -> Message:

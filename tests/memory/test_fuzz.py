@@ -1,86 +1,28 @@
-"""Whatever clients send: it is answered or refused, never with a failure of ours, and nothing is left of it."""
+"""Whatever bytes clients send, and whatever names: answered or refused, and nothing is left of it.
+
+`tests.memory.test_anything` tries whatever messages; ``make fuzz`` tries many more of both.
+"""
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as some
 from twisted.trial.unittest import SynchronousTestCase
 
 from mcp_proxy.frontend.guard import Guard
 from mcp_proxy.wire.errors import ProxyError
 from tests.memory.test_stacks import cut, one_request
-from tests.support import messages, modern
+from tests.support import messages
+from tests.support.fuzz import examples
 from tests.support.http1 import HeaderList, ask
 from tests.support.memory import JSON_HEAD, House
 from tests.support.messages import encoded
 
-SETTINGS = settings(max_examples=150, deadline=None)
+SETTINGS = examples(150)
 STATUS = re.compile(rb"HTTP/1\.[01] ([0-9]{3}) ")
-METHODS = (
-    "initialize",
-    "ping",
-    "tools/call",
-    "tools/list",
-    "resources/subscribe",
-    "logging/setLevel",
-    "prompts/get",
-    "subscriptions/listen",
-    "server/discover",
-    "tasks/get",
-    "notifications/cancelled",
-    "notifications/initialized",
-    "notifications/progress",
-    "x",
-)
-NAMES = some.sampled_from(
-    (
-        *(
-            "jsonrpc",
-            "id",
-            "method",
-            "params",
-            "result",
-            "error",
-            "_meta",
-            "name",
-            "uri",
-            "arguments",
-            "cursor",
-            "level",
-        ),
-        *("requestId", "progressToken", "protocolVersion", "capabilities", "clientInfo", "requestState"),
-        *("inputResponses", "notifications", "taskId", modern.META_VERSION, modern.META_CAPABILITIES, "x"),
-    )
-)
-PLAIN = some.one_of(
-    some.none(),
-    some.booleans(),
-    some.integers(-(2**70), 2**70),
-    some.floats(allow_nan=False),
-    some.text(max_size=8),
-    some.sampled_from(("2.0", "2025-06-18", "2025-03-26", "2024-11-05", "2026-07-28", "error", *METHODS)),
-)
-VALUES = some.recursive(
-    PLAIN, lambda inner: some.lists(inner, max_size=3) | some.dictionaries(NAMES, inner, max_size=5), max_leaves=10
-)
-MESSAGES = some.builds(
-    lambda method, identity, params, more: {
-        "jsonrpc": "2.0",
-        "method": method,
-        "id": identity,
-        "params": params,
-        **more,
-    },
-    some.sampled_from(METHODS),
-    some.one_of(some.integers(0, 3), some.text(max_size=3), some.none()),
-    VALUES,
-    some.dictionaries(NAMES, VALUES, max_size=2),
-)
-BODIES = some.one_of(MESSAGES, VALUES, some.lists(MESSAGES, max_size=3)).map(lambda value: json.dumps(value).encode())
 
 
 class FuzzCase(SynchronousTestCase):
@@ -119,48 +61,6 @@ class Front(FuzzCase):
             if not connection.closed:
                 connection.send(piece)
         self.finish(house, bytes(changed))
-
-    @SETTINGS
-    @given(
-        some.sampled_from(("2025-06-18", "2025-03-26", "2025-11-25")),
-        some.lists(
-            some.tuples(some.sampled_from(("mcp", "new", "messages", "modern")), BODIES), min_size=1, max_size=6
-        ),
-        some.booleans(),
-        some.booleans(),
-    )
-    def test_bodies(self, version: str, posts: list[tuple[str, bytes]], is_away: bool, is_legacy: bool) -> None:
-        """Messages with anything in them, to sessions of either transport, to none, and without sessions."""
-        house = House()
-        house.backend.is_legacy = is_legacy
-        house.backend.answers["initialize"] = lambda asked: messages.result(
-            asked["id"], {**messages.initialize_result(), "protocolVersion": version}
-        )
-        stream = house.initialized()
-        began = house.ask("POST", "/mcp", JSON_HEAD, encoded(messages.initialize(1)))
-        session: HeaderList = ((b"mcp-session-id", began.answer.header(b"mcp-session-id")),)
-        if is_away:
-            house.backend.go_down()
-        for way, body in posts:
-            path, headers = "/mcp", ()
-            if way == "mcp":
-                headers = session
-            elif way == "messages":
-                path = stream.path
-            elif way == "modern":
-                headers = self.modern_headers(body)
-            house.ask("POST", path, (*JSON_HEAD, *headers), body)
-        house.backend.come_back()
-        house.clock.advance(100)
-        self.finish(house, posts)
-
-    @staticmethod
-    def modern_headers(body: bytes) -> Any:
-        """Those that fit, if there are such."""
-        try:
-            return modern.headers_of(json.loads(body))
-        except (AttributeError, KeyError, TypeError, UnicodeEncodeError):
-            return (modern.VERSION_HEADER,)
 
 
 class Ids(FuzzCase):
@@ -241,13 +141,13 @@ def is_admitted(*headers: tuple[bytes, bytes]) -> bool:
 
 
 class Names(SynchronousTestCase):
-    @settings(max_examples=1000, deadline=None)
+    @examples(1000)
     @given(TEXTS)
     def test_hosts(self, host: str) -> None:
         """Only a loopback name, and nothing that merely holds one, is a Host that is served."""
         self.assertEqual(is_admitted((b"host", host.encode("latin-1"))), bool(LOCAL.fullmatch(host)))
 
-    @settings(max_examples=1000, deadline=None)
+    @examples(1000)
     @given(TEXTS)
     def test_origins(self, origin: str) -> None:
         """The same for the host of an Origin."""

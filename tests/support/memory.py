@@ -170,7 +170,7 @@ class FakeBackend:
         self.answers: dict[str, Answerer] = {
             "initialize": lambda asked: messages.result(asked["id"], messages.initialize_result()),
             "tools/list": lambda asked: messages.result(asked["id"], {"tools": messages.TOOLS}),
-            "tools/call": lambda asked: messages.result(asked["id"], {"content": [], "echo": asked["params"]}),
+            "tools/call": lambda asked: messages.result(asked["id"], {"content": [], "echo": asked.get("params")}),
             "ping": lambda asked: messages.result(asked["id"], {}),
         }
 

@@ -137,10 +137,35 @@ class Kinds(SynchronousTestCase):
         for raw in (
             *(b"x", b"{", b"{'a':1}", whole[:-1], whole + b"x", whole + whole, b"\xef\xbb\xbf" + whole, b"\0"),
             *(whole.replace(b"[1,", b"[01,"), whole.replace(b"[1,", b"[NaN,"), whole.replace(b'"c"', b'"\n"')),
-            *(whole.replace(b"[1,", b"[,"), whole.replace(b'"c"', rb'"\x"'), whole.replace(b'"c"', rb'"\ud800"')),
+            *(whole.replace(b"[1,", b"[,"), whole.replace(b'"c"', rb'"\x"')),
         ):
             with self.assertRaises(NotJSON):
                 parse(raw)
+
+    def test_half_characters(self) -> None:
+        """What JavaScript makes of a text that is cut within an emoji is no text: it is mended, and nothing is lost."""
+        whole = message(id=1, method="m", params={"a": "x", "b": "\\"})
+        for half, mended in (
+            (rb"\ud83d", rb"\ufffd"),
+            (rb"\uDE00", rb"\ufffd"),
+            (rb"cut \ud83d short", rb"cut \ufffd short"),
+            (rb"\ud83d\ud83d\ude00\ude00", rb"\ufffd\ud83d\ude00\ufffd"),
+            (rb"\\ud83d \ud83d", rb"\\ud83d \ufffd"),
+            (rb"\\\ud83d\n", rb"\\\ufffd\n"),
+        ):
+            found, expected = whole.replace(b"x", half), whole.replace(b"x", mended)
+            self.assertEqual(parse(found), parse(expected), half)
+            self.assertEqual(jsonrpc.parse_all(b"[%b, %b]" % (found, whole)), ([parse(expected), parse(whole)], True))
+        untouched = whole.replace(b"x", rb"\ud83d\ude00 \\ud83d")
+        self.assertEqual(parse(untouched).raw, untouched)
+        for raw in (
+            rb'{"jsonrpc":"2.0","id":"\ud83d","method":"m"}',
+            rb'[{"jsonrpc":"2.0","id":"\ud83d","method":"m"}]',
+        ):
+            with self.assertRaises(NotJSON):
+                jsonrpc.parse_all(raw)
+        with self.assertRaises(NotJSON):
+            parse(whole.replace(b"x", rb"\ud83d\ud8"))
 
     def test_not_utf8(self) -> None:
         """Text that is not UTF-8 is refused wherever it is: in an id, a method, a member's name, or deep in params."""
