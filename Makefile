@@ -13,7 +13,7 @@ SDK = $(E2E)/typescript
 SUITE = tests/conformance
 PEERS_STAMPS = $(VENV)/bench/mcp-proxy/.stamp $(VENV)/bench/fastmcp/.stamp bench/peers/node_modules/.stamp
 
-.PHONY: help demo run test test-klein conformance scenarios fuzz matrix bench bench-quick soak lint clean
+.PHONY: help demo run test test-klein test-fast conformance scenarios fuzz matrix bench bench-quick soak lint clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,10 @@ test: $(VENV)/.test $(VENV)/sdk2/.stamp $(SDK)/node_modules/.stamp  ## run all t
 
 test-klein: $(VENV)/.test  ## the tests that know two ways of HTTP, by the other one
 	HTTP_STACK=klein timeout --foreground --kill-after=30 $(TEST_TIMEOUT) $(BIN)/python -m twisted.trial tests.memory tests.integration
+
+test-fast: $(VENV)/.test $(VENV)/sdk2/.stamp $(SDK)/node_modules/.stamp  ## the tests with sockets, on uvloop
+	timeout --foreground --kill-after=30 $(TEST_TIMEOUT) $(BIN)/python -m twisted.trial --reactor=uvloop tests.integration
+	REACTOR=uvloop timeout --foreground --kill-after=30 $(TEST_TIMEOUT) $(BIN)/python -m twisted.trial tests.e2e
 
 conformance: LIMITED = timeout --foreground --kill-after=30 $(CONFORMANCE_TIMEOUT)
 conformance: COMPARE = $(BIN)/python -m tests.conformance.run --server-python $(VENV)/conformance/bin/python
@@ -51,7 +55,7 @@ matrix: $(VENV)/.test $(VENV)/sdk2/.stamp $(SDK)/node_modules/.stamp  ## every S
 
 # QUICK=1 is bench-quick; PEERS=1 measures other MCP proxies as well; AGAINST=PATH another checkout.
 bench: OPTIONS = $(if $(QUICK),--quick,--write) $(if $(PEERS),--peers) $(if $(AGAINST),--against $(AGAINST))
-bench: $(VENV)/.run $(if $(PEERS),$(PEERS_STAMPS))  ## measure the proxy beside nginx, and write docs/performance.md
+bench: $(VENV)/.fast $(if $(PEERS),$(PEERS_STAMPS))  ## measure the proxy beside nginx, and write docs/performance.md
 	timeout --foreground --kill-after=30 $(BENCH_TIMEOUT) $(BIN)/python -m bench $(OPTIONS)
 
 bench-quick:  ## a minute's part of it, written nowhere
@@ -78,10 +82,11 @@ $(VENV)/.venv:
 
 # One stamp for each set of extras; a change of the requirements makes them stale.
 $(VENV)/.run: EXTRAS =
+$(VENV)/.fast: EXTRAS = [fast]
 $(VENV)/.demo: EXTRAS = [demo]
 $(VENV)/.test: EXTRAS = [test]
 $(VENV)/.lint: EXTRAS = [test,dev]
-$(VENV)/.run $(VENV)/.demo $(VENV)/.test $(VENV)/.lint: $(VENV)/.venv setup.cfg pyproject.toml
+$(VENV)/.run $(VENV)/.fast $(VENV)/.demo $(VENV)/.test $(VENV)/.lint: $(VENV)/.venv setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.$(EXTRAS)'
 	touch $@
 

@@ -94,7 +94,7 @@ class Bench:
         self.show(scenario.title, text)
         for line in problems(results):
             print(line, file=sys.stderr)
-        self.mistakes += sum(tally.mistakes for tally in results.get(OURS.name, []))
+        self.mistakes += sum(tally.mistakes for subject in OURS for tally in results.get(subject.name, []))
 
     def weigh(self) -> None:
         """Weigh idle sessions."""
@@ -138,7 +138,7 @@ def main() -> int:
     os.sched_setaffinity(0, LOAD_CORE)
     if len(CORES) < 2:
         print("There is one core only: proxy and load share it, and rates say little.", file=sys.stderr)
-    subjects = [DIRECT, REFERENCE, OURS]
+    subjects = [DIRECT, REFERENCE, *OURS]
     references = [(REFERENCE if find_nginx() else DIRECT).name]
     if options.against:
         if not (options.against / "mcp_proxy" / "tap.py").exists():

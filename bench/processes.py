@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 import attrs
@@ -228,7 +229,7 @@ def nginx(backend: int, port: int, folder: Path) -> tuple[list[str], dict[str, s
     return [program, "-p", str(folder), "-e", "stderr", "-c", str(config)], {}
 
 
-def ours(tree: Path) -> Command:
+def ours(tree: Path, reactor: str = "twisted") -> Command:
     """Return how this proxy is started from a checkout."""
 
     def command(backend: int, port: int, folder: Path) -> tuple[list[str], dict[str, str]]:
@@ -239,6 +240,7 @@ def ours(tree: Path) -> Command:
             "PROXY_PORT": str(port),
             "MAX_SESSIONS": "10000",
             "LOG_LEVEL": "warn",
+            "REACTOR": reactor,
         }
         return words, {"PYTHONPATH": str(tree.resolve()), **settings}
 
@@ -263,7 +265,9 @@ PYPI = ENVIRONMENTS / "mcp-proxy" / "bin" / "mcp-proxy"
 
 DIRECT = Subject("direct", None)
 REFERENCE = Subject("nginx", nginx)
-OURS = Subject("mcp-proxy (this)", ours(ROOT))
+OURS = [Subject("mcp-proxy (this)", ours(ROOT))]
+if find_spec("uvloop"):
+    OURS.append(Subject("this, with uvloop", ours(ROOT, "uvloop")))
 PEER_SUBJECTS = [
     # It bridges stdio and HTTP only, so that two of them make a proxy from HTTP to HTTP.
     Subject(

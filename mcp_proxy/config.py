@@ -262,6 +262,11 @@ class Settings:
     http_stack: Literal["lean", "klein"] = _variable(
         "lean", _choice("lean", "klein"), "What reads requests for the MCP endpoints: code made for it, or Klein."
     )
+    reactor: Literal["auto", "twisted", "uvloop"] = _variable(
+        "auto",
+        _choice("auto", "twisted", "uvloop"),
+        "What waits for the network: uvloop if it is installed (the extra fast), or always the one or the other.",
+    )
     log_level: Literal["debug", "info", "warn", "error"] = _variable(
         "info", _choice("debug", "info", "warn", "error"), "The least severe events that are logged."
     )

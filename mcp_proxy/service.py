@@ -283,7 +283,6 @@ class ProxyService(MultiService):
     async def _drain(self, deadline: float) -> None:
         """Let whoever has nothing to wait for go at once, and the others when they are answered, or time is up."""
         registry = self._registry
-        registry.is_closing = True
         idle = set(registry)
         for session in idle:
             session.drain()
@@ -306,7 +305,7 @@ class ProxyService(MultiService):
 
     async def _stop(self) -> None:
         log.info("stopping", sessions=len(self._registry))
-        self._status.is_stopping = True
+        self._status.is_stopping = self._registry.is_closing = True
         if self._port is not None:
             await (self._port.stopListening() or succeed(None))
         self._health.stop()

@@ -65,6 +65,24 @@ class Options(usage.Options):
             self.settings = load(flags, os.environ, Path(".env"))
         except ConfigError as error:
             sys.exit(f"mcp-proxy: {error}")
+        _install_reactor(self.settings.reactor)
+
+
+def _install_reactor(choice: str) -> None:
+    """Choose the reactor, unless ``twistd --reactor`` or whoever else has done that."""
+    if choice == "twisted":
+        return
+    try:
+        from .fast import FastReactor, install
+    except ImportError:
+        if choice == "uvloop":
+            sys.exit("mcp-proxy: REACTOR is uvloop, which is not installed: pip install '.[fast]'")
+        return
+    chosen = sys.modules.get("twisted.internet.reactor")
+    if chosen is None:
+        install()
+    elif choice == "uvloop" and not isinstance(chosen, FastReactor):
+        sys.exit("mcp-proxy: REACTOR is uvloop, but another one is chosen already (twistd --reactor)")
 
 
 class _Root(MultiService):

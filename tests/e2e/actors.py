@@ -162,6 +162,7 @@ class Proxy(Child):
             **{path: backend.kind.path},
             BACKEND_URL=f"http://127.0.0.1:{backend.port}",
             PROXY_PORT=str(self.port),
+            REACTOR=os.environ.get("REACTOR") or "twisted",
             **settings,
         )
         # The folder has no .env file.

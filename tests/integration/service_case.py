@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet import reactor as _reactor
-from twisted.internet import tcp
+from twisted.internet.interfaces import ITCPTransport
 from twisted.trial.unittest import TestCase
 
 from mcp_proxy.config import Settings
@@ -103,4 +103,4 @@ class ServiceCase(TestCase):
 
 def open_sockets() -> list[Any]:
     """The TCP connections that the reactor still has."""
-    return [each for each in (*reactor.getReaders(), *reactor.getWriters()) if isinstance(each, tcp.Connection)]
+    return [each for each in (*reactor.getReaders(), *reactor.getWriters()) if ITCPTransport.providedBy(each)]

@@ -6,6 +6,7 @@ from typing import Any
 from unittest import mock
 
 from twisted.internet import reactor as _reactor
+from twisted.internet import tcp
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import ClientFactory, Factory, Protocol
 from twisted.trial.unittest import TestCase
@@ -59,9 +60,13 @@ class Direct(TestCase):
         """A connection over a real socket."""
         made: list[Server] = []
         server = type("_Server", (Server,), {"made": made})
-        self.port = reactor.listenTCP(0, Factory.forProtocol(server), interface="127.0.0.1")
+        self.port = tcp.Port(0, Factory.forProtocol(server), interface="127.0.0.1", reactor=reactor)
+        self.port.startListening()
         self.taker = Taker()
-        self.connector = reactor.connectTCP("127.0.0.1", self.port.getHost().port, factory_for(self.taker))
+        self.connector = tcp.Connector(
+            "127.0.0.1", self.port.getHost().port, factory_for(self.taker), 10, None, reactor
+        )
+        self.connector.connect()
         await self.taker.connected_now
         await self.until(lambda: made)
         self.server = made[0]

@@ -9,7 +9,7 @@ from typing import Any
 
 def close_now(transport: Any) -> None:
     """Close a connection in this very moment, and not in the reactor's next turn."""
-    transport.stopReading()
+    transport.pauseProducing()
     with socket.socket() as other:
-        os.dup2(other.fileno(), transport.fileno())
+        os.dup2(other.fileno(), transport.getHandle().fileno())
     transport.abortConnection()

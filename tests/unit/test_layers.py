@@ -23,6 +23,7 @@ ARROWS: dict[str, set[str]] = {
     "timers": set(),
     "direct": set(),
     "turn": set(),
+    "fast": set(),
     "logs": set(),
     "config": set(),
     "metrics": {"wire", "session", ""},
@@ -40,7 +41,7 @@ ARROWS: dict[str, set[str]] = {
     },
     "frontend": {"wire", "session", "direct", "turn", ""},
     "service": {"wire", "session", "backend", "frontend", "config", "metrics", "tracing"},
-    "tap": {"service", "config", "logs", ""},
+    "tap": {"service", "config", "fast", "logs", ""},
     "demo": {"config"},
 }
 #: What each may import of others beside the standard library.
@@ -52,6 +53,7 @@ OTHERS: dict[str, set[str]] = {
     "timers": {"twisted.internet.interfaces"},
     "direct": {"twisted.internet"},
     "turn": {"twisted.internet.interfaces", "twisted.logger"},
+    "fast": {"twisted", "uvloop", "zope.interface"},
     "logs": {"twisted.logger", "zope.interface"},
     "config": {"attrs", "dotenv", "twisted.internet.endpoints"},
     "metrics": {"prometheus_client"},
@@ -204,4 +206,4 @@ class Layers(SynchronousTestCase):
         if plugins.is_dir():
             (path,) = plugins.glob("mcp_proxy*.py")
             names = set(imported(ast.parse(path.read_text()), [], set()))
-            self.assertEqual(names, {"twisted.application.service"})
+            self.assertEqual(names, {"twisted.application.service", "twisted.application.reactors"})

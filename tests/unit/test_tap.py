@@ -23,6 +23,7 @@ from mcp_proxy.logs import make_observer
 
 class OptionsCase(SynchronousTestCase):
     def setUp(self) -> None:
+        self.patch(tap, "_install_reactor", lambda choice: None)  # this process has its own
         # Neither the environment nor the .env file of whoever runs the tests may have a say.
         names = {variable.name for variable in VARIABLES}
         self.patch(os, "environ", {k: v for k, v in os.environ.items() if k not in names})
