@@ -405,8 +405,7 @@ class Lean(Either):
         def write_pieces(peer: Peer, own: int, body: bytes) -> None:
             data = head % (own, len(body)) + body
             for at in range(0, len(data), 20):
-                peer.write(data[at : at + 20])
-                peer.transport.doWrite()
+                peer.transport.getHandle().send(data[at : at + 20])
 
         for write in (write_whole, write_pieces, write_whole):
             for number, body in enumerate(bodies):
