@@ -8,24 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from email.message import Message
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import Request
 
 from treq.cookies import IndexableCookieJar
-from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mcp_proxy.backend.failures import RequestFailed, describe
 from mcp_proxy.backend.lean import Asked, Connection, Incoming
-from mcp_proxy.backend.response import Response
+from mcp_proxy.backend.response import ICancellable, Response
 from mcp_proxy.backend.target import Target, endpoint_to
 from mcp_proxy.timers import Timers
 from mcp_proxy.turn import Turn
 from mcp_proxy.wire.headers import Headers, once
+
+log = Logger()
 
 _SET_COOKIE = b"set-cookie"
 
@@ -56,23 +59,6 @@ class Pool:
 
     def _make(self) -> Connection:
         return Connection(self._freed, self._gone, self._turn)
-
-    def ask(
-        self,
-        data: bytes,
-        sending: Callable[[], None],
-        made: Callable[[Incoming], Response],
-        *,
-        has_body: bool,
-        max_idle: float,
-    ) -> Deferred[Response]:
-        """Send a request; fires with what is made of the head of the answer.
-
-        :param sending: called when it is about to be handed to the network.
-        :param max_idle: for how many seconds the connection may have been idle.
-        :raises RequestFailed: (by the Deferred) there is no answer.
-        """
-        return _Errand(self, data, sending, made, has_body).begin(max_idle)
 
     def take(self, max_idle: float) -> Connection | None:
         """An idle connection that nothing speaks against."""
@@ -123,73 +109,107 @@ class Pool:
             connection.close()
 
 
-class _Errand:
+class _Errand(Asked):
     """A request on its way: on an idle connection if there is one, else, or if it has not arrived, on a fresh one."""
+
+    __slots__ = (
+        "_connecting",
+        "_connection",
+        "_is_last",
+        "_is_over",
+        "_pool",
+        "_tell",
+        "_tell_failed",
+        "_url",
+        "_whose",
+    )
 
     def __init__(
         self,
+        whose: LeanRequests,
         pool: Pool,
+        url: str,
         data: bytes,
-        sending: Callable[[], None],
-        made: Callable[[Incoming], Response],
+        *,
         has_body: bool,
+        sending: Callable[[], None],
+        answered: Callable[[Response], None],
+        failed: Callable[[RequestFailed], None],
     ) -> None:
+        super().__init__(data, sending, has_body=has_body)
+        self._whose = whose
         self._pool = pool
-        self._data = data
-        self._sending = sending
-        self._made = made
-        self._has_body = has_body
+        self._url = url
+        self._tell = answered
+        self._tell_failed = failed
         self._connecting: Deferred[Any] | None = None
         self._connection: Connection | None = None
-        self._done: Deferred[Response] = Deferred(self._cancel)
+        self._is_last = self._is_over = False
 
-    def begin(self, max_idle: float) -> Deferred[Response]:
+    def begin(self, max_idle: float) -> None:
+        """Go.
+
+        :param max_idle: for how many seconds the connection may have been idle.
+        """
         connection = self._pool.take(max_idle)
         if connection is None:
             self._connect()
         else:
-            self._send(connection, is_last=False)
-        return self._done
+            self._connection = connection
+            connection.ask(self)
+
+    def cancel(self) -> None:
+        """Want no answer any more; nothing is told."""
+        self._is_over = True
+        connecting, connection = self._connecting, self._connection
+        self._connecting = self._connection = None
+        if connecting is not None:
+            connecting.cancel()
+        elif connection is not None:
+            connection.abort()
 
     def _connect(self) -> None:
+        self._is_last = True
         self._connecting = self._pool.connect()
-        self._connecting.addCallbacks(self._connected, self._failed)
+        self._connecting.addCallbacks(self._connected, self._not_connected)
 
     def _connected(self, connection: Connection) -> None:
         self._connecting = None
-        self._send(connection, is_last=True)
-
-    def _send(self, connection: Connection, *, is_last: bool) -> None:
+        if self._is_over:
+            connection.abort()
+            return
         self._connection = connection
-        failed = self._broken if is_last else self._perhaps_again
-        connection.ask(Asked(self._data, self._has_body, self._sending, self._answered, failed))
+        connection.ask(self)
 
-    def _answered(self, answer: Incoming) -> None:
+    def _not_connected(self, failure: Failure) -> None:
+        error = RequestFailed(describe(failure), sent=False)
+        error.__cause__ = failure.value
+        self._connecting = None
+        self._fail(error)
+
+    # -- from the connection -----------------------------------------------------------------------------------
+
+    def answered(self, answer: Incoming) -> None:
+        """The head of the answer has come."""
         self._connection = None
-        self._done.callback(self._made(answer))
+        self._is_over = True
+        try:
+            self._tell(self._whose.answered(self._url, answer))
+        except Exception:
+            log.failure("an answer of the backend's could not be handled")
 
-    def _perhaps_again(self, error: RequestFailed) -> None:
-        if error.sent:
-            self._broken(error)
-        else:
-            self._connection = None
+    def failed(self, error: RequestFailed) -> None:
+        """There is none."""
+        self._connection = None
+        if error.sent or self._is_last:
+            self._fail(error)
+        elif not self._is_over:
             self._connect()
 
-    def _broken(self, error: RequestFailed) -> None:
-        self._failed(Failure(error))
-
-    def _failed(self, failure: Failure) -> None:
-        self._connecting = self._connection = None
-        if not self._done.called:
-            error = failure.value
-            self._done.errback(error if isinstance(error, RequestFailed) else _unsent(failure))
-
-    def _cancel(self, done: Deferred[Response]) -> None:
-        done.errback(_unsent(Failure(CancelledError())))  # whatever the attempt to connect makes of its own end
-        if self._connecting is not None:
-            self._connecting.cancel()
-        elif self._connection is not None:
-            self._connection.abort()
+    def _fail(self, error: RequestFailed) -> None:
+        if not self._is_over:
+            self._is_over = True
+            self._tell_failed(error)
 
 
 @lru_cache(maxsize=1024)
@@ -244,20 +264,32 @@ class LeanRequests:
         self._last: tuple[str, str, Headers] | None = None
         self._head = b""
 
-    def open(
-        self, method: str, url: str, headers: Headers, body: bytes | None, *, reuse: bool, sending: Callable[[], None]
-    ) -> Deferred[Response]:
-        """See :meth:`BackendClient.open`; a connection that was idle for a moment only is as good as a fresh one."""
+    def ask(
+        self,
+        method: str,
+        url: str,
+        headers: Headers,
+        body: bytes | None,
+        *,
+        reuse: bool,
+        sending: Callable[[], None],
+        answered: Callable[[Response], None],
+        failed: Callable[[RequestFailed], None],
+    ) -> ICancellable | None:
+        """See :meth:`BackendClient.ask`; a connection that was idle for a moment only is as good as a fresh one."""
         if self._jar is not None:
             headers = self._with_cookies(self._jar, url, headers)
         try:
             head = self._head_of(method, url, headers)
         except ValueError as error:
-            return fail(RequestFailed(str(error), sent=False))
+            failed(RequestFailed(str(error), sent=False))
+            return None
         data = head + b"\r\n" if body is None else b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body)
-        made = partial(self._answered, url)
-        max_idle = IDLE_TIMEOUT if reuse else FRESH
-        return self._pool.ask(data, sending, made, has_body=body is not None, max_idle=max_idle)
+        errand = _Errand(
+            self, self._pool, url, data, has_body=body is not None, sending=sending, answered=answered, failed=failed
+        )
+        errand.begin(IDLE_TIMEOUT if reuse else FRESH)
+        return errand
 
     def _head_of(self, method: str, url: str, headers: Headers) -> bytes:
         """The head of a request, which is often that of the one before."""
@@ -266,7 +298,8 @@ class LeanRequests:
             self._head, self._last = request_head(method, url, headers), last
         return self._head
 
-    def _answered(self, url: str, answer: Incoming) -> Response:
+    def answered(self, url: str, answer: Incoming) -> Response:
+        """What has come; its cookies are kept."""
         cookies = once(answer.headers, _cookies)
         if cookies:
             self._jar = self._jar or IndexableCookieJar()
@@ -299,9 +332,3 @@ class _Told:
 
     def info(self) -> Message:
         return self._message
-
-
-def _unsent(failure: Failure) -> RequestFailed:
-    error = RequestFailed(describe(failure), sent=False)
-    error.__cause__ = failure.value
-    return error

@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 
 from mcp_proxy.backend.connections import LeanConnections
 from mcp_proxy.backend.failures import RequestFailed
-from mcp_proxy.backend.response import Response
+from mcp_proxy.backend.response import ICancellable, Response
 from mcp_proxy.backend.target import Target
 from mcp_proxy.backend.web import TreqConnections
 from mcp_proxy.wire.headers import Headers, without_own_key
@@ -26,10 +26,19 @@ log = Logger()
 class IRequests(Protocol):
     """Requests of one session."""
 
-    def open(
-        self, method: str, url: str, headers: Headers, body: bytes | None, *, reuse: bool, sending: Callable[[], None]
-    ) -> Deferred[Response]:
-        """See :meth:`BackendClient.open`."""
+    def ask(
+        self,
+        method: str,
+        url: str,
+        headers: Headers,
+        body: bytes | None,
+        *,
+        reuse: bool,
+        sending: Callable[[], None],
+        answered: Callable[[Response], None],
+        failed: Callable[[RequestFailed], None],
+    ) -> ICancellable | None:
+        """See :meth:`BackendClient.ask`."""
 
 
 class IConnections(Protocol):
@@ -117,12 +126,50 @@ class BackendClient:
         reuse: bool = False,
         sending: Callable[[], None] = _nothing,
     ) -> Deferred[Response]:
-        """Send a request; fires with the answer's head.
+        """Send a request; fires with the answer's head. The parameters are those of :meth:`ask`.
+
+        :raises RequestFailed: (by the Deferred) there is no answer.
+        """
+        asked: list[ICancellable | None] = []
+
+        def cancel(opened: Deferred[Response]) -> None:
+            if asked and asked[0] is not None:
+                asked[0].cancel()
+            opened.errback(RequestFailed("no answer in time", sent=False))
+
+        opened: Deferred[Response] = Deferred(cancel)
+        asked.append(
+            self.ask(
+                *(method, url, headers, body),
+                reuse=reuse,
+                sending=sending,
+                answered=opened.callback,
+                failed=opened.errback,
+            )
+        )
+        return opened
+
+    def ask(
+        self,
+        method: str,
+        url: str,
+        headers: Headers,
+        body: bytes | None,
+        *,
+        reuse: bool,
+        sending: Callable[[], None],
+        answered: Callable[[Response], None],
+        failed: Callable[[RequestFailed], None],
+    ) -> ICancellable | None:
+        """Send a request; of the two last one is called, perhaps before this returns, unless it is cancelled.
 
         :param reuse: whether an idle connection will do that the backend may be about to close; nobody may know then
             whether the request got through, so only what can be repeated may be sent so.
         :param sending: called when the body is about to be handed to the network.
-        :raises RequestFailed: (by the Deferred) there is no answer.
+        :param answered: called with the head of the answer.
+        :param failed: called if there is none.
         """
         headers = self._target.with_credentials(without_own_key(headers))
-        return self._requests.open(method, url, headers, body, reuse=reuse, sending=sending)
+        return self._requests.ask(
+            method, url, headers, body, reuse=reuse, sending=sending, answered=answered, failed=failed
+        )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from hyperlink import URL, URLParseError
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -11,7 +13,7 @@ from twisted.python.failure import Failure
 from mcp_proxy.backend.failures import RequestFailed
 from mcp_proxy.backend.http import BackendClient
 from mcp_proxy.backend.outbox import Outbox
-from mcp_proxy.backend.response import Response, shown_answer
+from mcp_proxy.backend.response import ICancellable, Response, shown_answer
 from mcp_proxy.session.interfaces import HTTPAnswer, ILinkOwner, Loss, Outgoing, Refusal
 from mcp_proxy.timers import Timers
 from mcp_proxy.wire import jsonrpc
@@ -62,7 +64,7 @@ class HTTPSSELink:
         self._closed = False
         self._pausers: set[object] = set()
         self._outbox = Outbox(clock, self._send_now, max_posts=MAX_POSTS, order_wait=ORDER_WAIT)
-        self._posts: dict[Outgoing, Deferred[Response]] = {}
+        self._posts: dict[Outgoing, ICancellable | None] = {}
         self._opening: Deferred[None] | None = None
         self._timers = Timers(clock)
 
@@ -182,7 +184,8 @@ class HTTPSSELink:
         elif self._opening is not None:
             self._opening.cancel()
         for post in list(self._posts.values()):
-            post.cancel()
+            if post is not None:
+                post.cancel()
 
     def _lose(self, loss: Loss) -> None:
         if not self._closed:
@@ -203,25 +206,25 @@ class HTTPSSELink:
 
     def _post(self, outgoing: Outgoing, reuse: bool) -> None:
         headers = (*outgoing.headers, (b"Content-Type", b"application/json"))
-        post = self._client.open(
+        self._posts[outgoing] = None
+        asked = self._client.ask(
             "POST",
             self._post_url,
             headers,
             outgoing.raw,
             reuse=reuse,
-            sending=lambda: self._sending(outgoing),
+            sending=partial(self._sending, outgoing),
+            answered=partial(self._posted, outgoing),
+            failed=partial(self._post_failed, outgoing, reuse),
         )
-        self._posts[outgoing] = post
-        done = post.addCallbacks(
-            self._posted, self._post_failed, callbackArgs=(outgoing,), errbackArgs=(outgoing, reuse)
-        )
-        done.addErrback(lambda failure: log.failure("message could not be posted", failure))
+        if outgoing in self._posts:  # and has not failed already
+            self._posts[outgoing] = asked
 
     def _sending(self, outgoing: Outgoing) -> None:
         if not self._closed:
             self._owner.link_sent(self, outgoing)
 
-    def _posted(self, response: Response, outgoing: Outgoing) -> None:
+    def _posted(self, outgoing: Outgoing, response: Response) -> None:
         self._posts.pop(outgoing, None)
         if self._closed:
             response.abort()
@@ -238,8 +241,7 @@ class HTTPSSELink:
             refusal = Refusal(answer.status, f"the backend answered {answer.status} to a message", answer)
             self._owner.link_refused(self, outgoing, refusal)
 
-    def _post_failed(self, failure: Failure, outgoing: Outgoing, reuse: bool) -> None:
-        error = RequestFailed.trapped(failure)
+    def _post_failed(self, outgoing: Outgoing, reuse: bool, error: RequestFailed) -> None:
         if reuse and not self._closed:
             self._post(outgoing, reuse=False)  # the idle connection was closed; this message may be repeated
             return

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import socket
 import struct
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
-from attrs import frozen
 from httptools import HttpParserError, HttpResponseParser
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Protocol, connectionDone
@@ -44,22 +44,28 @@ _CUT_OFF = "the answer was cut off"
 _CLOSED = "the connection was closed"
 
 
-@frozen(eq=False)
 class Asked:
     """One request.
 
-    :ivar data: all of its bytes.
-    :ivar has_body: whether it can do anything; what cannot is never said to have arrived.
-    :ivar sending: called when they are about to be handed to the network.
-    :ivar answered: called with the answer, whose body is still to come.
-    :ivar failed: called if there is none; not after :meth:`Connection.abort`.
+    :param data: all of its bytes.
+    :param sending: called when they are about to be handed to the network.
+    :param has_body: whether it can do anything; what cannot is never said to have arrived.
     """
 
-    data: bytes
-    has_body: bool
-    sending: Callable[[], None]
-    answered: Callable[[Incoming], None]
-    failed: Callable[[RequestFailed], None]
+    __slots__ = ("data", "has_body", "sending")
+
+    def __init__(self, data: bytes, sending: Callable[[], None], *, has_body: bool) -> None:
+        self.data = data
+        self.sending = sending
+        self.has_body = has_body
+
+    @abstractmethod
+    def answered(self, answer: Incoming) -> None:
+        """The answer has come, but for its body."""
+
+    @abstractmethod
+    def failed(self, error: RequestFailed) -> None:
+        """There is none; not told after :meth:`Connection.abort`."""
 
 
 class Incoming:

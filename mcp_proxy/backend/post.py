@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from twisted.internet.defer import Deferred
-
-from mcp_proxy.backend.response import Response
+from mcp_proxy.backend.response import ICancellable, Response
 from mcp_proxy.session.exchanges import Exchange
 from mcp_proxy.session.interfaces import Outgoing
 from mcp_proxy.wire import jsonrpc
@@ -35,7 +33,7 @@ class Post:
     def __init__(self, link: IPostOwner, outgoing: Outgoing) -> None:
         self.outgoing = outgoing
         self.identity = _id_of(outgoing)
-        self.request: Deferred[Response] | None = None
+        self.request: ICancellable | None = None
         self.response: Response | None = None
         self.session = b""
         self.is_stream = self.is_answered = self.is_late = False

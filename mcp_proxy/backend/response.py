@@ -18,6 +18,13 @@ REFUSAL_WAIT = 2.0
 _SHOWN = (b"www-authenticate", b"content-type", b"retry-after", b"cache-control")
 
 
+class ICancellable(Protocol):
+    """What can be given up."""
+
+    def cancel(self) -> None:
+        """Want no answer any more."""
+
+
 class IBody(Protocol):
     """A body that is still to come."""
 

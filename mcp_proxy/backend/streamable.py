@@ -8,6 +8,7 @@ session id tells which of the two it is.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from attrs import evolve
 from twisted.internet.defer import Deferred
@@ -195,26 +196,23 @@ class StreamableLink:
     def _post(self, post: Post, reuse: bool) -> None:
         outgoing = post.outgoing
         own = () if outgoing.method == revisions.INITIALIZE else self._own_headers()
-        post.request = self._client.open(
+        self._posts[outgoing] = post
+        post.request = self._client.ask(
             "POST",
             self._url,
             (*outgoing.headers, *_OF_A_MESSAGE, *own),
             outgoing.raw,
             reuse=reuse,
-            sending=lambda: self._sending(outgoing),
+            sending=partial(self._sending, outgoing),
+            answered=partial(self._answered, post),
+            failed=partial(self._post_failed, post, reuse),
         )
-        self._posts[outgoing] = post
-        done = post.request.addCallbacks(
-            self._answered, self._post_failed, callbackArgs=(post,), errbackArgs=(post, reuse)
-        )
-        done.addErrback(lambda failure: log.failure("message could not be posted", failure))
 
     def _sending(self, outgoing: Outgoing) -> None:
         if not self._closed:
             self._owner.link_sent(self, outgoing)
 
-    def _post_failed(self, failure: Failure, post: Post, reuse: bool) -> None:
-        error = RequestFailed.trapped(failure)
+    def _post_failed(self, post: Post, reuse: bool, error: RequestFailed) -> None:
         if self._closed or self._is_withdrawn(post):
             return
         if reuse:
@@ -241,7 +239,7 @@ class StreamableLink:
 
     # -- what comes back on a POST -----------------------------------------------------------------------------
 
-    def _answered(self, response: Response, post: Post) -> None:
+    def _answered(self, post: Post, response: Response) -> None:
         post.request = None
         if self._closed or self._is_withdrawn(post):
             response.abort()

@@ -23,7 +23,7 @@ from zope.interface import implementer
 
 from mcp_proxy.backend.bodies import IBodyReceiver, Nobody
 from mcp_proxy.backend.failures import RequestFailed, describe
-from mcp_proxy.backend.response import Response
+from mcp_proxy.backend.response import ICancellable, Response
 from mcp_proxy.backend.target import endpoint_to
 from mcp_proxy.wire.headers import Headers
 
@@ -192,26 +192,44 @@ class TreqRequests:
     _pooled: treq.client.HTTPClient
     _fresh: treq.client.HTTPClient
 
-    def open(
-        self, method: str, url: str, headers: Headers, body: bytes | None, *, reuse: bool, sending: Callable[[], None]
-    ) -> Deferred[Response]:
-        """See :meth:`BackendClient.open`."""
+    def ask(
+        self,
+        method: str,
+        url: str,
+        headers: Headers,
+        body: bytes | None,
+        *,
+        reuse: bool,
+        sending: Callable[[], None],
+        answered: Callable[[Response], None],
+        failed: Callable[[RequestFailed], None],
+    ) -> ICancellable:
+        """See :meth:`BackendClient.ask`."""
         client = self._pooled if reuse else self._fresh
         producer = None if body is None else _BytesBody(body, sending)
         web_headers = WebHeaders()
         for name, value in headers:
             web_headers.addRawHeader(name, value)
 
-        def answered(response: IResponse) -> Response:
+        asked = _Asked()
+
+        def come(response: IResponse) -> None:
             shown = tuple(
                 (name.lower(), value) for name, values in response.headers.getAllRawHeaders() for value in values
             )
-            return Response(response.code, shown, _Body(response))
+            found = Response(response.code, shown, _Body(response))
+            if asked.is_over:
+                found.abort()
+            else:
+                answered(found)
 
-        def failed(failure: Failure) -> Response:
-            raise RequestFailed(describe(failure), sent=producer is not None and producer.sent) from failure.value
+        def broke(failure: Failure) -> None:
+            error = RequestFailed(describe(failure), sent=producer is not None and producer.sent)
+            error.__cause__ = failure.value
+            if not asked.is_over:
+                failed(error)
 
-        requested = client.request(
+        asked.requested = client.request(
             method,
             url,
             headers=web_headers,
@@ -220,4 +238,19 @@ class TreqRequests:
             unbuffered=True,
             reactor=self._reactor,
         )
-        return requested.addCallbacks(answered, failed)
+        asked.requested.addCallbacks(come, broke).addErrback(
+            lambda failure: log.failure("an answer of the backend's could not be handled", failure)
+        )
+        return asked
+
+
+class _Asked:
+    """A request under way."""
+
+    is_over = False
+    requested: Deferred[Any]
+
+    def cancel(self) -> None:
+        """Want no answer any more; nothing is told."""
+        self.is_over = True
+        self.requested.cancel()

@@ -155,7 +155,10 @@ class ClientStream:
         """The answer is complete, or the client has gone; to be called once."""
         self.closed = True
         self._unstall()
-        self.on_gone()
+        gone = self.on_gone
+        # they know the stream, and what refers to itself stays until somebody looks for garbage
+        self.on_gone = self.on_pause = self.on_resume = _nothing
+        gone()
         if self._done is not None and not self._done.called:
             self._done.callback(None)
 
