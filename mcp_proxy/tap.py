@@ -143,10 +143,10 @@ def _ignore_signals() -> None:
 
 
 def _settle() -> None:
-    """Look through what requests leave behind, less often, and not through the program itself (`bench` shows it)."""
+    """Look for garbage in what links and sessions leave behind, not in the program itself; requests leave none."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(10_000, 10, 10)
+    gc.set_threshold(2_000, 5, 5)
 
 
 def makeService(options: Options) -> IService:

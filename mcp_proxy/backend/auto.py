@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
+from typing import Protocol
 
 from twisted.logger import Logger
 
 from mcp_proxy.session.exchanges import Delivery, Exchange
-from mcp_proxy.session.interfaces import ILink, ILinkOwner, Loss, Outgoing, Refusal
+from mcp_proxy.session.interfaces import ILink, ILinkHolder, ILinkOwner, Loss, Outgoing, Refusal
 from mcp_proxy.wire import revisions
 from mcp_proxy.wire.headers import Headers
 from mcp_proxy.wire.jsonrpc import Message
@@ -29,7 +30,14 @@ _NOT_KNOWN = (-32601, -32602, -32020, -32021, -32022)
 #: How many messages wait until the transport is known.
 MAX_WAITING = 100
 
-MakeTransport = Callable[[ILinkOwner, Headers], ILink]
+
+class ITransportLink(ILink, Protocol):
+    """A link of one transport; it can get another owner."""
+
+    owner: ILinkOwner
+
+
+MakeTransport = Callable[[ILinkOwner, Headers], ITransportLink]
 
 
 class Transport(Enum):
@@ -62,7 +70,7 @@ class Detection:
         """Find out again."""
         self.transport = self._fixed
 
-    def make_link(self, owner: ILinkOwner, headers: Headers, *, stateless: bool) -> ILink:
+    def make_link(self, owner: ILinkHolder, headers: Headers, *, stateless: bool) -> ILink:
         """A link to the backend, whatever it speaks."""
         if stateless:
             return self._make_stateless(owner, headers)
@@ -80,13 +88,15 @@ class Detection:
 
 
 class AutoLink:
-    """A link that finds out. To its owner it is the link, to the link inside it is the owner."""
+    """A link that finds out. Until then it is the link to its owner, and the owner to the link inside."""
 
     is_judged = False
 
-    def __init__(self, detection: Detection, owner: ILinkOwner, headers: Headers, order: tuple[Transport, ...]) -> None:
+    def __init__(
+        self, detection: Detection, owner: ILinkHolder, headers: Headers, order: tuple[Transport, ...]
+    ) -> None:
         self._detection = detection
-        self._owner = owner
+        self.owner: ILinkHolder = owner
         self._headers = headers
         self._order = order
         self._step = 0
@@ -117,7 +127,7 @@ class AutoLink:
         elif len(self._waiting) < MAX_WAITING:
             self._waiting.append(outgoing)
         else:
-            self._owner.link_refused(self, outgoing, Refusal(0, "too many messages wait for the backend"))
+            self.owner.link_refused(self, outgoing, Refusal(0, "too many messages wait for the backend"))
 
     def pause(self, source: object) -> None:
         """The client does not read."""
@@ -140,7 +150,7 @@ class AutoLink:
     def link_opened(self, link: ILink) -> None:
         """The backend is there; if this is the event stream, it has told its transport."""
         if self._transport is not Transport.SSE:
-            self._owner.link_opened(self)
+            self.owner.link_opened(self)
             return
         self._known(Transport.SSE)
         if self._first is not None:
@@ -149,14 +159,12 @@ class AutoLink:
 
     def link_received(self, link: ILink, message: Message, about: Exchange | None = None) -> None:
         """A message, which only a link of the right kind can bring."""
-        if self._is_known:
-            self._owner.link_received(self, message, about)
-        elif self._says_unknown(message):
+        if self._says_unknown(message):
             self._error = message
             self._try_next(Refusal(400, "the backend does not know initialize"))
         else:
             self._known(self._transport)
-            self._owner.link_received(self, message, about)
+            self.owner.link_received(self._inner, message, about)
             self._send_waiting()
 
     def _says_unknown(self, message: Message) -> bool:
@@ -167,28 +175,28 @@ class AutoLink:
 
     def link_streaming(self, link: ILink, about: Exchange) -> None:
         """An answer begins as a stream."""
-        self._owner.link_streaming(self, about)
+        self.owner.link_streaming(self, about)
 
     def link_polling(self, link: ILink, about: Exchange, delay: float) -> None:
         """The rest of an answer is to be asked for later."""
-        self._owner.link_polling(self, about, delay)
+        self.owner.link_polling(self, about, delay)
 
     def link_oversized(self, link: ILink, event: Oversized, about: Exchange | None = None) -> None:
         """An event is over the bound."""
-        self._owner.link_oversized(self, event, about)
+        self.owner.link_oversized(self, event, about)
 
     def link_sent(self, link: ILink, outgoing: Outgoing) -> None:
         """A message is handed to the network."""
-        self._owner.link_sent(self, outgoing)
+        self.owner.link_sent(self, outgoing)
 
     def link_accepted(self, link: ILink, outgoing: Outgoing) -> None:
         """A message was taken."""
-        self._owner.link_accepted(self, outgoing)
+        self.owner.link_accepted(self, outgoing)
 
     def link_refused(self, link: ILink, outgoing: Outgoing, refusal: Refusal) -> None:
         """A message was not taken; if it was the one that tells, the next transport is tried."""
         if self._is_known or outgoing is not self._first:
-            self._owner.link_refused(self, outgoing, refusal)
+            self.owner.link_refused(self, outgoing, refusal)
         elif refusal.status in _NOT_THERE:
             self._try_next(refusal)
         else:
@@ -231,7 +239,7 @@ class AutoLink:
         if self._step:
             self._use(0)
         if first is not None:
-            self._owner.link_refused(self, first, refusal)
+            self.owner.link_refused(self, first, refusal)
 
     def _is_answered(self) -> None:
         """An error is an answer to initialize after all."""
@@ -239,7 +247,7 @@ class AutoLink:
         self._use(self._order.index(Transport.STREAMABLE))
         self._known(Transport.STREAMABLE)
         if error is not None:
-            self._owner.link_received(self, error, about)
+            self.owner.link_received(self._inner, error, about)
         self._send_waiting()
 
     def link_lost(self, link: ILink, loss: Loss) -> None:
@@ -251,16 +259,18 @@ class AutoLink:
             status = self._refusal.status
             loss = Loss(f"it speaks neither Streamable HTTP (HTTP {status}) nor HTTP+SSE: {loss.reason}", True)
             if status == 400 and self._first is not None:  # an MCP endpoint after all, which means this very message
-                self._owner.link_refused(self, self._first, self._refusal)
+                self.owner.link_refused(self, self._first, self._refusal)
         if not self._closed:
             self._closed = True
-            self._owner.link_lost(self, loss)
+            self.owner.link_lost(self, loss)
 
     def _known(self, transport: Transport) -> None:
         self._is_known = True
         if self._detection.transport is not transport:
             self._detection.transport = transport
             log.info("backend speaks {transport}", transport=transport.value)
+        self._inner.owner = self.owner  # nobody needs to stand between them any more
+        self.owner.link_settled(self, self._inner)
 
     def _send_waiting(self) -> None:
         waiting, self._waiting = self._waiting, []

@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from mcp_proxy.session.interfaces import ILink, ILinkOwner, ISeeker, Loss
+from mcp_proxy.session.interfaces import ILink, ILinkHolder, ISeeker, Loss
 from mcp_proxy.session.meter import NO_METER, Meter
 from mcp_proxy.timers import Timers
 from mcp_proxy.wire.headers import Headers
@@ -38,7 +38,7 @@ ANSWER_WAIT = 1.0
 class MakeLink(Protocol):
     """Makes a link for a session; see :meth:`IBackend.make_link`."""
 
-    def __call__(self, owner: ILinkOwner, headers: Headers, *, stateless: bool) -> ILink:
+    def __call__(self, owner: ILinkHolder, headers: Headers, *, stateless: bool) -> ILink:
         """Make it."""
 
 

@@ -52,7 +52,7 @@ class HTTPSSELink:
         max_event_bytes: int,
         open_timeout: float,
     ) -> None:
-        self._owner = owner
+        self.owner = owner
         self._client = client
         self._clock = clock
         self._url = URL.from_text(url)
@@ -120,7 +120,7 @@ class HTTPSSELink:
             if self._closed:
                 return
             if not isinstance(event, Event):
-                self._owner.link_oversized(self, event)
+                self.owner.link_oversized(self, event)
             elif event.type == "endpoint":
                 self._endpoint_told(event.data)
             elif event.type == "message" and event.data:
@@ -142,7 +142,7 @@ class HTTPSSELink:
         is_first, self._post_url = not self._post_url, target.to_text()
         if is_first:
             self._timers.cancel("open")
-            self._owner.link_opened(self)
+            self.owner.link_opened(self)
 
     def _message_received(self, data: bytes) -> None:
         try:
@@ -152,7 +152,7 @@ class HTTPSSELink:
             return
         if message.kind is jsonrpc.Kind.RESPONSE:
             self._free_post(message.id)
-        self._owner.link_received(self, message)
+        self.owner.link_received(self, message)
 
     def _free_post(self, backend_id: bytes | None) -> None:
         """A request was answered: one that waits need not wait for its acknowledgement, which may never come."""
@@ -190,7 +190,7 @@ class HTTPSSELink:
     def _lose(self, loss: Loss) -> None:
         if not self._closed:
             self.close()
-            self._owner.link_lost(self, loss)
+            self.owner.link_lost(self, loss)
 
     # -- messages ----------------------------------------------------------------------------------------------
 
@@ -199,7 +199,7 @@ class HTTPSSELink:
         if self._closed:
             return
         if not self._outbox.add(outgoing):
-            self._owner.link_refused(self, outgoing, Refusal(0, "too many messages wait for the backend"))
+            self.owner.link_refused(self, outgoing, Refusal(0, "too many messages wait for the backend"))
 
     def _send_now(self, outgoing: Outgoing) -> None:
         self._post(outgoing, reuse=outgoing.repeatable)
@@ -222,7 +222,7 @@ class HTTPSSELink:
 
     def _sending(self, outgoing: Outgoing) -> None:
         if not self._closed:
-            self._owner.link_sent(self, outgoing)
+            self.owner.link_sent(self, outgoing)
 
     def _posted(self, outgoing: Outgoing, response: Response) -> None:
         self._posts.pop(outgoing, None)
@@ -231,7 +231,7 @@ class HTTPSSELink:
             return
         if 200 <= response.status < 300:
             response.discard()
-            self._owner.link_accepted(self, outgoing)
+            self.owner.link_accepted(self, outgoing)
         else:
             shown_answer(response, self._clock).addCallback(self._refused, outgoing)
         self._outbox.done(outgoing)
@@ -239,7 +239,7 @@ class HTTPSSELink:
     def _refused(self, answer: HTTPAnswer, outgoing: Outgoing) -> None:
         if not self._closed:
             refusal = Refusal(answer.status, f"the backend answered {answer.status} to a message", answer)
-            self._owner.link_refused(self, outgoing, refusal)
+            self.owner.link_refused(self, outgoing, refusal)
 
     def _post_failed(self, outgoing: Outgoing, reuse: bool, error: RequestFailed) -> None:
         if reuse and not self._closed:
@@ -247,5 +247,5 @@ class HTTPSSELink:
             return
         self._posts.pop(outgoing, None)
         if not self._closed:
-            self._owner.link_refused(self, outgoing, Refusal(0, error.reason))
+            self.owner.link_refused(self, outgoing, Refusal(0, error.reason))
         self._outbox.done(outgoing)

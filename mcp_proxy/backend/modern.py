@@ -61,7 +61,7 @@ class ModernLink:
         open_timeout: float,
     ) -> None:
         self.tools = to_modern.Tools()
-        self._owner = owner
+        self.owner = owner
         self._inner = make_inner(self, headers)
         self._headers = to_modern.standing(headers)
         self._client = to_modern.Client()
@@ -245,12 +245,12 @@ class ModernLink:
     def tell(self, message: Message, about: Exchange | None = None) -> None:
         """Something for the owner."""
         if not self._closed:
-            self._owner.link_received(self, message, about)
+            self.owner.link_received(self, message, about)
 
     def refuse(self, outgoing: Outgoing, refusal: Refusal) -> None:
         """The backend has not taken a message of the owner's."""
         if not self._closed:
-            self._owner.link_refused(self, outgoing, refusal)
+            self.owner.link_refused(self, outgoing, refusal)
 
     def settled(self) -> None:
         """It is known whether there is a stream of changes: what waited for it goes."""
@@ -262,7 +262,7 @@ class ModernLink:
         """It is over, and the owner is told."""
         if not self._closed:
             self.close()
-            self._owner.link_lost(self, loss)
+            self.owner.link_lost(self, loss)
 
     def doubt(self, otherwise: Callable[[], None], outer: Outgoing | None = None) -> None:
         """Is it only this message, or another backend by now? It is asked what it speaks, once for all in doubt.
@@ -296,7 +296,7 @@ class ModernLink:
 
     def link_opened(self, link: ILink) -> None:
         """Somebody listens."""
-        self._owner.link_opened(self)
+        self.owner.link_opened(self)
 
     def link_received(self, link: ILink, message: Message, about: Exchange | None = None) -> None:
         """A message on the stream of a POST."""
@@ -317,7 +317,7 @@ class ModernLink:
         """An answer begins as a stream."""
         post = self._posts.get(about)
         if post is not None and post.exchange is not None:
-            self._owner.link_streaming(self, post.exchange)
+            self.owner.link_streaming(self, post.exchange)
 
     def link_polling(self, link: ILink, about: Exchange, delay: float) -> None:
         """In this revision no stream can be resumed, so nobody is told to come back."""
@@ -335,7 +335,7 @@ class ModernLink:
             self.link_refused(link, post.outgoing, Refusal(0, f"an answer of {event.size} bytes is too large"))
         else:
             self._calls.forget(call)
-            self._owner.link_oversized(self, event, call.exchange)
+            self.owner.link_oversized(self, event, call.exchange)
 
     def link_sent(self, link: ILink, outgoing: Outgoing) -> None:
         """A POST is handed to the network."""
@@ -343,7 +343,7 @@ class ModernLink:
         if post is not None:
             post.sent()
             if post.outer is not None:
-                self._owner.link_sent(self, post.outer)
+                self.owner.link_sent(self, post.outer)
 
     def link_accepted(self, link: ILink, outgoing: Outgoing) -> None:
         """A POST was taken."""
@@ -352,7 +352,7 @@ class ModernLink:
             self._headers = to_modern.standing(
                 standing(post.outer.headers)
             )  # the newest credential that the backend takes
-            self._owner.link_accepted(self, post.outer)
+            self.owner.link_accepted(self, post.outer)
 
     def link_refused(self, link: ILink, outgoing: Outgoing, refusal: Refusal) -> None:
         """A POST was not taken; an error in its body is an answer like any other, unless the status says more."""

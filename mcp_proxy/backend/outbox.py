@@ -45,7 +45,10 @@ class Outbox:
         if len(self._queue) >= MAX_QUEUED:
             return False
         self._queue.append(outgoing)
-        self._pump()
+        if len(self._queue) > 1 or self._is_held or self._barriers or outgoing.barrier:
+            self._pump()
+        elif len(self._busy) < self._max_posts:
+            self._next()
         return True
 
     def withdraw(self, outgoing: Outgoing) -> bool:

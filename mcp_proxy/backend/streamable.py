@@ -80,7 +80,7 @@ class StreamableLink:
         is_away: Callable[[], bool] | None = None,
     ) -> None:
         self.max_event_bytes = max_event_bytes
-        self._owner = owner
+        self.owner = owner
         self._client = client
         self._clock = clock
         self._url = url
@@ -108,9 +108,9 @@ class StreamableLink:
         A single request finds out by itself, unless there is reason to doubt.
         """
         if self._is_away is not None and not self._is_away():
-            self._owner.link_opened(self)
+            self.owner.link_opened(self)
             return
-        self._errands.run(self._try_connect(), lambda _: self._owner.link_opened(self), self._unreachable)
+        self._errands.run(self._try_connect(), lambda _: self.owner.link_opened(self), self._unreachable)
 
     def _unreachable(self, failure: Failure) -> None:
         error = failure.value
@@ -139,7 +139,7 @@ class StreamableLink:
         """It is over, and the owner is told."""
         if not self._closed:
             self.close()
-            self._owner.link_lost(self, loss)
+            self.owner.link_lost(self, loss)
 
     def _own_headers(self) -> Headers:
         session: Headers = ((b"Mcp-Session-Id", self.session),) if self.session else ()
@@ -175,7 +175,7 @@ class StreamableLink:
         if self._closed:
             return
         if not self._outbox.add(outgoing):
-            self._owner.link_refused(self, outgoing, Refusal(0, "too many messages wait for the backend"))
+            self.owner.link_refused(self, outgoing, Refusal(0, "too many messages wait for the backend"))
 
     def withdraw(self, outgoing: Outgoing) -> None:
         """Nobody wants an answer to this request any more: it is not sent, or its stream is closed."""
@@ -210,7 +210,7 @@ class StreamableLink:
 
     def _sending(self, outgoing: Outgoing) -> None:
         if not self._closed:
-            self._owner.link_sent(self, outgoing)
+            self.owner.link_sent(self, outgoing)
 
     def _post_failed(self, post: Post, reuse: bool, error: RequestFailed) -> None:
         if self._closed or self._is_withdrawn(post):
@@ -230,7 +230,7 @@ class StreamableLink:
         if not self._closed:
             if post.outgoing.method == revisions.INITIALIZED:
                 self.listening_settled()
-            self._owner.link_refused(self, post.outgoing, refusal)
+            self.owner.link_refused(self, post.outgoing, refusal)
 
     def _forget(self, post: Post) -> None:
         """Nothing more comes of it."""
@@ -261,7 +261,7 @@ class StreamableLink:
 
     def _accepted(self, post: Post) -> None:
         self._headers = standing(post.outgoing.headers)  # the newest credential that the backend takes
-        self._owner.link_accepted(self, post.outgoing)
+        self.owner.link_accepted(self, post.outgoing)
 
     def _begun(self, response: Response, post: Post) -> None:
         """A request was taken, and its answer begins."""
@@ -272,7 +272,7 @@ class StreamableLink:
             response.abort()
         elif response.is_event_stream:
             if post.exchange is not None:
-                self._owner.link_streaming(self, post.exchange)
+                self.owner.link_streaming(self, post.exchange)
             self._deliver(response, post, Decoder(self.max_event_bytes))
         elif response.kind == b"application/json":
             self._deliver(response, post, None)
@@ -312,7 +312,7 @@ class StreamableLink:
             self.refuse(post, evolve(refusal, is_genuine=True))
             return
         self._forget(post)
-        self._owner.link_received(self, jsonrpc.parse(own))  # to a request of ours, an error like any other
+        self.owner.link_received(self, jsonrpc.parse(own))  # to a request of ours, an error like any other
 
     def event_received(self, event: Event | Oversized, post: Post | None) -> None:
         """An event of a POST's stream, or of the GET stream."""
@@ -321,7 +321,7 @@ class StreamableLink:
         if isinstance(event, Oversized):
             if post is not None and jsonrpc.answered_id(event.head, event.tail) == post.identity:
                 post.is_answered = True
-            self._owner.link_oversized(self, event)
+            self.owner.link_oversized(self, event)
             return
         if event.type == "message" and event.data:
             self._messages_received(event.data, post)
@@ -332,7 +332,7 @@ class StreamableLink:
             return
         if size > self.max_event_bytes:
             post.is_answered = True
-            self._owner.link_oversized(self, Oversized(b"", b"", size), post.exchange)
+            self.owner.link_oversized(self, Oversized(b"", b"", size), post.exchange)
         else:
             self._messages_received(body, post)
         self._over(post, "the backend's answer to a request is cut off, or none")
@@ -354,7 +354,7 @@ class StreamableLink:
                     self.session = post.session
                     self._version = str(message.params().get("protocolVersion", ""))
             if not self._closed:
-                self._owner.link_received(self, message, None if post is None else post.exchange)
+                self.owner.link_received(self, message, None if post is None else post.exchange)
 
     def _over(self, post: Post, reason: str) -> None:
         """Nothing more comes on a POST."""
@@ -384,7 +384,7 @@ class StreamableLink:
             self._over(post, reason)
         elif post.last_event and self._version and reason == "the stream ended":
             if post.exchange is not None and post.retry is not None:  # it says when to come back, so it means to
-                self._owner.link_polling(self, post.exchange, post.retry)
+                self.owner.link_polling(self, post.exchange, post.retry)
             self._remainder.ask_later(post)
         else:
             self.broke(post, reason)

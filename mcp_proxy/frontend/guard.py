@@ -169,6 +169,20 @@ def check_message_head(request: ClientRequest) -> None:
         )
 
 
+def check_post_head(request: ClientRequest) -> None:
+    """Whether a POST can carry messages, and its client can read a reply.
+
+    :raises UnsupportedMediaType, LengthRequired, NotAcceptable: it does not look so.
+    """
+    if not (request.has_length and once(request.headers, _is_plain_post)):
+        check_message_head(request)
+        check_reply_head(request)
+
+
+def _is_plain_post(headers: Headers) -> bool:
+    return _content_type(headers) == b"application/json" and _takes_replies(headers)
+
+
 def check_stream_head(request: ClientRequest) -> None:
     """Whether the client can read an event stream.
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from twisted.logger import Logger
 
-from mcp_proxy.frontend.guard import check_message_head, check_reply_head, check_stream_head
+from mcp_proxy.frontend.guard import check_post_head, check_stream_head
 from mcp_proxy.frontend.limits import Streams
 from mcp_proxy.frontend.modern import ModernFront
 from mcp_proxy.frontend.stream import ClientRequest, ClientStream
@@ -62,8 +62,7 @@ class StreamableFront:
 
         :raises ProxyError: it is no message of a session of this client's, nor one that begins a session.
         """
-        check_message_head(request)
-        check_reply_head(request)
+        check_post_head(request)
         messages, is_batch = jsonrpc.parse_all(request.body(), self._max_batch)
         if not is_batch and is_modern(messages[0], request.headers):
             self._modern.post(request, messages[0])

@@ -109,6 +109,13 @@ class ILinkOwner(Protocol):
         """The link is over or was never opened; nothing follows."""
 
 
+class ILinkHolder(ILinkOwner, Protocol):
+    """The same for one that takes whatever link there is to this backend."""
+
+    def link_settled(self, link: ILink, settled: ILink) -> None:
+        """The link that this one has found out to be is the link from now on, and this one is of no use any more."""
+
+
 class ILink(Protocol):
     """A connection, in MCP terms, to the backend.
 
@@ -275,7 +282,7 @@ class IBackend(Protocol):
     def lost(self, loss: Loss) -> None:
         """A live link was lost."""
 
-    def make_link(self, owner: ILinkOwner, headers: Headers, *, stateless: bool) -> ILink:
+    def make_link(self, owner: ILinkHolder, headers: Headers, *, stateless: bool) -> ILink:
         """A link for a session, with its standing headers; it is still to be opened.
 
         :param stateless: for a request of a revision without sessions.

@@ -130,6 +130,11 @@ class Uplink:
         else:
             self.lifecycle.opened_new()
 
+    def link_settled(self, link: ILink, settled: ILink) -> None:
+        """The link that this one has found out to be is the link from now on."""
+        if link is self.link:
+            self.link = settled
+
     def link_received(self, link: ILink, message: Message, about: Exchange | None = None) -> None:
         """A message of the backend's: it goes to the client, unless it is about something of ours."""
         if link is not self.link:
