@@ -1,7 +1,7 @@
 """Twisted on uvloop: a reactor whose TCP connections are transports of the event loop's own.
 
-Twisted's sockets on an event loop cost more than on epoll; what is fast is the loop's. So this is Twisted's asyncio
-reactor, but for the transports, ports and connectors of TCP (and of TLS, which stands on them).
+The loop's own transports cost less than Twisted's, on whatever reactor. So this is Twisted's asyncio reactor, but for
+the transports, ports and connectors of TCP (and of TLS, which stands on them).
 """
 
 from __future__ import annotations
