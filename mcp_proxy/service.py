@@ -128,6 +128,7 @@ def make_service(settings: Settings, reactor: Any) -> ProxyService:
         on_trouble=on_trouble,
         meter=tally,
     )
+    http.on_broken = backend.connection_broke
     policy = Policy(
         hold_timeout=settings.hold_timeout,
         max_held=settings.hold_max_requests,

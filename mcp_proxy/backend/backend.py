@@ -105,6 +105,7 @@ class Backend:
         self._lost_at: float | None = None
         self._is_down = False
         self._strikes = 0
+        self._is_doubted = False
         self._timers = Timers(clock)
         self._probing: Deferred[Any] | None = None
         self._sentinel: ISentinel | None = None
@@ -225,7 +226,7 @@ class Backend:
                 attempt=attempts or None,
                 outage_ms=int(outage * 1000),
             )
-        self.is_ending = False
+        self.is_ending = self._is_doubted = False
         if was_away:
             for seeker in list(self._live):  # a link without a stream has not noticed that it was doubted for a reason
                 seeker.backend_not_ending()
@@ -307,9 +308,21 @@ class Backend:
         self._sentinel = sentinel
         if self._stopped or not self._live:
             self._end_watch()
+        elif self._is_doubted:
+            self._doubt()
 
     def _watch_ended(self) -> None:
         self._sentinel = None
+        self.connection_broke()
+
+    def connection_broke(self) -> None:
+        """A connection has ended in the middle of something; those of a dying process end one after the other.
+
+        Nothing more is sent until somebody is known to answer.
+        """
+        if self._stopped or self._is_down:
+            return
+        self._is_doubted = True
         for seeker in list(self._live):
             seeker.backend_doubted()
         self._doubt()
@@ -327,7 +340,7 @@ class Backend:
 
     def _answered(self, _: object) -> None:
         self._strikes = 0
-        self.is_ending = False
+        self.is_ending = self._is_doubted = False
         for seeker in list(self._live):
             seeker.backend_not_ending()
         self._schedule("live", self._delay, self._stand_watch)

@@ -46,11 +46,13 @@ class Pool:
     """The connections to one backend.
 
     :param endpoint: makes a connection.
+    :param broke: called when one has ended in the middle of something.
     """
 
-    def __init__(self, reactor: IReactorTime, endpoint: IStreamClientEndpoint) -> None:
+    def __init__(self, reactor: IReactorTime, endpoint: IStreamClientEndpoint, broke: Callable[[], None]) -> None:
         self._reactor = reactor
         self._endpoint = endpoint
+        self._broke = broke
         self._idle: list[Connection] = []
         self._timers = Timers(reactor)
         self._turn = Turn(reactor)
@@ -89,6 +91,8 @@ class Pool:
             self._idle.remove(connection)
         if not connection.is_ours:
             self._drop_idle()  # the backend may be dying, one connection after the other
+        if connection.is_broken:
+            self._broke()
 
     def _expire(self) -> None:
         """Those that were idle for longest are at the front."""
@@ -240,10 +244,11 @@ class LeanConnections:
 
     :param reactor: makes connections (TCP, names) and keeps time.
     :param connect_timeout: seconds until a connection attempt is given up.
+    :param broke: called when a connection has ended in the middle of something.
     """
 
-    def __init__(self, reactor: Any, target: Target, connect_timeout: float) -> None:
-        self._pool = Pool(reactor, endpoint_to(reactor, target.host, target.port, connect_timeout))
+    def __init__(self, reactor: Any, target: Target, connect_timeout: float, broke: Callable[[], None]) -> None:
+        self._pool = Pool(reactor, endpoint_to(reactor, target.host, target.port, connect_timeout), broke)
 
     def requests(self) -> LeanRequests:
         """Requests of one session: cookies of the backend's stay within it."""

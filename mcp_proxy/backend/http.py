@@ -66,9 +66,11 @@ class BackendHTTP:
     ) -> None:
         self._reactor = reactor
         self._target = target
+        #: Is told when a connection has ended in the middle of something.
+        self.on_broken: Callable[[], None] = _nothing
         self._connections: IConnections
         if is_lean and not target.is_secure:
-            self._connections = LeanConnections(reactor, target, connect_timeout)
+            self._connections = LeanConnections(reactor, target, connect_timeout, lambda: self.on_broken())
         else:
             self._connections = TreqConnections(reactor, connect_timeout, trust)
         self._farewells: set[Deferred[Any]] = set()

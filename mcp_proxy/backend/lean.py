@@ -154,6 +154,7 @@ class Connection(Protocol):
         self._mould: Mould | None = None  # of the head of an answer that came whole, with 200
         self._model: Headers = ()  # its headers
         self.is_ours = False  # its end, if that has come, was our wish
+        self.is_broken = False  # it has ended in the middle of something
         self._is_unseen = True  # the request has provably not arrived
         self.idle_since = 0.0
 
@@ -348,6 +349,8 @@ class Connection(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """It is over."""
+        has_end = self._is_over and self._answer is not None and not self._is_delimited
+        self.is_broken = self._asked is not None and not (self.is_ours or has_end)
         self._gone(self)
         self._parser = None  # it knows us
         answer, self._answer = self._answer, None

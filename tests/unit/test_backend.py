@@ -11,7 +11,7 @@ from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from mcp_proxy.backend.backend import MAX_TURNS, STRIKES, Backend
+from mcp_proxy.backend.backend import DOUBT_PACE, MAX_TURNS, STRIKES, Backend
 from mcp_proxy.backend.failures import RequestFailed
 from mcp_proxy.metrics import Tally
 from mcp_proxy.session.interfaces import Loss
@@ -312,6 +312,41 @@ class Ending(BackendCase):
         self.answers = True
         self.advance(0.5)
         self.assertEqual(seeker.told[-1], "not ending")
+
+    def test_broken_connection(self) -> None:
+        """When a connection breaks nothing more is sent, until somebody is known to answer."""
+        seeker, other = self.live(), self.live()
+        self.answers = False
+        self.backend.connection_broke()
+        self.assertEqual([seeker.told, other.told], [["doubted"], ["doubted"]])
+        self.answers = True
+        self.advance(DOUBT_PACE)
+        self.assertEqual([seeker.told, other.told], [["doubted", "not ending"]] * 2)
+
+    def test_broken_while_trying(self) -> None:
+        """It is asked as well if something else is being tried at that moment."""
+        seeker = self.live()
+        self.close_watch()
+        standing: Deferred[Any] = Deferred()
+        self.patch(self, "stand_watch", lambda closed: standing)
+        self.advance(2.1)
+        seeker.told.clear()
+        self.backend.connection_broke()
+        self.assertEqual(seeker.told, ["doubted"])
+        standing.callback(Watch(lambda: None))
+        self.assertEqual(seeker.told, ["doubted", "not ending"])
+
+    def test_broken_while_away(self) -> None:
+        """Of what is known to be away, a broken connection says nothing new."""
+        seeker = self.live()
+        self.backend.lost(Loss("gone", reachable=False))
+        self.is_open = False
+        self.backend.seek(seeker)
+        self.backend.failed(seeker, Loss("gone", reachable=False))
+        seeker.told.clear()
+        asked = self.asked
+        self.backend.connection_broke()
+        self.assertEqual((seeker.told, self.asked), ([], asked))
 
     def test_port_closed(self) -> None:
         """The same if it does not even listen any more."""
