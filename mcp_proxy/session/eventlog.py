@@ -31,6 +31,11 @@ class EventLog:
             self.size -= len(self._events.popleft()[1])
         return self.last
 
+    def clear(self) -> None:
+        """Keep none of them any more."""
+        self._events.clear()
+        self.size = 0
+
     def since(self, number: int) -> list[tuple[int, bytes]]:
         """The events after this number that are still kept, in order."""
         return [(own, event) for own, event in self._events if own > number]

@@ -75,6 +75,11 @@ class Channel:
         if stream is not None:
             stream.close()
 
+    def forget(self) -> None:
+        """Nobody comes back: end the stream, and keep nothing."""
+        self.close()
+        self._log.clear()
+
 
 class SSEOutlet:
     """See the module.
@@ -140,5 +145,5 @@ class SSEOutlet:
         """The stream began with that."""
 
     def close(self) -> None:
-        """End the stream."""
-        self._channel.close()
+        """Nobody comes back."""
+        self._channel.forget()

@@ -339,5 +339,7 @@ class StreamableOutlet:
             stream.write(sse.retry(CLIENT_RETRY))
 
     def close(self) -> None:
-        """End all streams."""
-        self._general.close()
+        """Nobody comes back: end all streams, and keep nothing, for it is garbage that is not soon looked for."""
+        self._general.forget()
+        self._finished.clear()
+        self._kept = 0

@@ -116,6 +116,19 @@ class Sessions(StreamableCase):
         self.assertEqual(self.house.ask("DELETE", "/mcp", (session,)).answer.status, 404)
         self.assertEqual(len(self.house.registry), 0)
 
+    def test_keeps_nothing(self) -> None:
+        """An ended session keeps nothing of what its client was sent."""
+        session = self.begin(version="2025-11-25")
+        self.house.backend.answers["tools/call"] = silent
+        self.post(messages.call(1), session)
+        self.tell_about(messages.notification("notifications/x", {"text": "x" * 1000}))
+        self.link.tell(messages.notification("notifications/x", {"text": "x" * 1000}))
+        self.link.tell(messages.result(1, {}))
+        outlet: Any = next(iter(self.house.registry)).outlet
+        self.assertGreater(outlet._kept + outlet._general.size, 2000)
+        self.house.ask("DELETE", "/mcp", (session,))
+        self.assertEqual((outlet._kept, len(outlet._finished), outlet._general.size), (0, 0, 0))
+
     def test_delete_while_down(self) -> None:
         """While the backend is away DELETE is answered at once, and nothing comes back with the backend."""
         session = self.begin()

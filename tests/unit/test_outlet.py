@@ -170,6 +170,12 @@ class Outlet(SynchronousTestCase):
         self.outlet.close()
         self.assertEqual((stream.is_closed, self.outlet.attached), (True, False))
 
+    def test_keeps_nothing(self) -> None:
+        """A session that is over is garbage that is not soon collected, so it keeps nothing for a client any more."""
+        self.outlet.emit(b"1" * 1000)
+        self.outlet.close()
+        self.assertEqual(self.outlet._channel.size, 0)
+
     def test_kept_as_it_came(self) -> None:
         """A message that was kept is told byte for byte as it came."""
         raw = encoded(call("é", {"big": 10**30}))
