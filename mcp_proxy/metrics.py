@@ -25,6 +25,7 @@ from mcp_proxy.wire import revisions
 from mcp_proxy.wire.errors import (
     BackendRefused,
     BackendUnavailable,
+    EventTooLarge,
     NotRestorable,
     OutcomeUnknown,
     Overloaded,
@@ -92,7 +93,7 @@ class Tally(Meter):
 
     def __init__(self) -> None:
         self.requests: Counter[tuple[str, str, str]] = Counter()
-        self.refusals: Counter[str] = Counter()  # counted by the front
+        self.refusals: Counter[str] = Counter()  # counted by the fronts as well
         self.answer_times: dict[str, Histogram] = {}
         self.added_times = Histogram(ADDED)
         self.hold_times = Histogram(HELD)
@@ -125,6 +126,8 @@ class Tally(Meter):
         """A request was answered by us, with an error."""
         outcome = next(OUTCOMES[kind] for kind in type(error).__mro__ if kind in OUTCOMES)
         self.ended(exchange, outcome, exchange.delivery.value)
+        if isinstance(error, (Overloaded, EventTooLarge)):
+            self.limited(error)
 
     def cancelled(self, exchange: Exchange) -> None:
         """The client wants no answer any more."""
@@ -138,6 +141,10 @@ class Tally(Meter):
     def method_of(exchange: Exchange) -> str:
         """What its method is called here."""
         return _METHODS.get(exchange.message.method, OTHER)
+
+    def limited(self, error: ProxyError) -> None:
+        """A limit was reached."""
+        self.refusals[error.reason] += 1
 
     def held(self, seconds: float) -> None:
         """A message was held for so long."""

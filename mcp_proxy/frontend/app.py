@@ -106,7 +106,7 @@ class App:
 
     def _serve(self, request: IRequest, handler: Handler) -> Deferred[None]:
         """Answer a request. The Deferred fires when that is done; the work itself is not the route's to cancel."""
-        taken = WebRequest(request, self._clock, self._stall_timeout)
+        taken = WebRequest(request, self._clock, self._stall_timeout, self.refused)
         self.answer(taken, handler)
         return taken.stream.done()
 
@@ -165,7 +165,7 @@ class App:
     @klein.handle_errors(HTTPException)
     def no_route(self, request: IRequest, failure: Failure) -> bytes:
         """Routing failed: no such path, or not with this method. Klein ends the answer."""
-        taken = WebRequest(request, self._clock, self._stall_timeout)
+        taken = WebRequest(request, self._clock, self._stall_timeout, self.refused)
         try:
             self._guard.admit(taken)
             if isinstance(failure.value, MethodNotAllowed):
@@ -205,9 +205,9 @@ class App:
         return self._listener is None or self._listener.hang_up()
 
     def refused(self, error: ProxyError) -> None:
-        """What is no request, or not a whole one, has been refused."""
+        """What is no request, or not a whole one, has been refused; or a client has been dropped."""
         count(self._refusals, error)
-        log.debug("refused what is no request: {reason}", reason=error.message)
+        log.debug("refused: {reason}", reason=error.reason)
 
     def told(self, method: str, path: str, status: int) -> None:
         """A request has been answered; the log is told no session that is in its path."""

@@ -30,7 +30,7 @@ from mcp_proxy.frontend.routes import IRoutes
 from mcp_proxy.frontend.stream import STREAM_HEADERS, ClientRequest, ClientStream, told
 from mcp_proxy.turn import Turn
 from mcp_proxy.wire import http1
-from mcp_proxy.wire.errors import ProxyError, TooSlow
+from mcp_proxy.wire.errors import ClientStalled, ProxyError, TooSlow
 from mcp_proxy.wire.headers import Headers
 from mcp_proxy.wire.http1 import Request, RequestReader
 
@@ -56,6 +56,7 @@ class LeanFactory:
         self, routes: IRoutes, site: Any, clock: IReactorTime, max_body_bytes: int, stall_timeout: float
     ) -> None:
         self.routes = routes
+        self.refused = routes.refused
         self.site = site
         self.clock = clock
         self.max_body_bytes = max_body_bytes
@@ -213,6 +214,7 @@ class Connection:
         """Hang up if the client takes too long."""
         if self._is_closing or self._is_full:
             if self._current is None and now - self._since > self.factory.stall_timeout:
+                self.factory.refused(ClientStalled())
                 self.abort()
         elif self._current is None and (now - self._since > TIMEOUT or now - self._began > BODY_TIMEOUT):
             if self._reader.buffered or self._reader.is_in_body:
@@ -330,7 +332,7 @@ class Connection:
         status, body, headers = told(error)
         head = http1.head(status, headers, is_1_1=True, is_persistent=False)
         self.send(b"%b%bContent-Length: %d\r\n\r\n%b" % (head, self.factory.end_of_head(), len(body), body))
-        self.factory.routes.refused(error)
+        self.factory.refused(error)
         self._close()
 
     def _regulate(self) -> None:
@@ -382,7 +384,7 @@ class LeanStream(ClientStream):
     """The answer to a request on a lean connection."""
 
     def __init__(self, connection: Connection, request: Request) -> None:
-        super().__init__(connection.factory.clock, connection.factory.stall_timeout)
+        super().__init__(connection.factory.clock, connection.factory.stall_timeout, connection.factory.refused)
         self._connection = connection
         self._request = request
 

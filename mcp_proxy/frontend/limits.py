@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter, OrderedDict
 from collections.abc import Callable
-from functools import cache
 
 from attrs import define, field, frozen
 from twisted.internet.interfaces import IReactorTime
@@ -92,10 +90,4 @@ class Streams:
 
 def count(refusals: Counter[str], error: ProxyError) -> None:
     """A request was refused: once more for this reason."""
-    refusals[_reason(type(error).__name__)] += 1
-
-
-@cache
-def _reason(name: str) -> str:
-    """``OriginRefused`` is counted as ``origin_refused``."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+    refusals[error.reason] += 1

@@ -60,6 +60,7 @@ class ModernFront:
         try:
             modern.check(message, request.headers)
         except ProxyError as error:
+            request.stream.refused(error)
             answer = jsonrpc.error(message.id, error.answer.code, error.message, {"source": "proxy", **error.data})
             request.stream.respond_json(error.answer.status, answer)
             return

@@ -24,4 +24,4 @@ class IRoutes(Protocol):
         """A request has been answered."""
 
     def refused(self, error: ProxyError) -> None:
-        """What is no request, or not a whole one, has been refused."""
+        """What is no request, or not a whole one, has been refused; or a client has been dropped."""

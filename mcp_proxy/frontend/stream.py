@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTim
 from zope.interface import implementer
 
 from mcp_proxy.wire import jsonrpc
-from mcp_proxy.wire.errors import BodyTooLarge, ProxyError
+from mcp_proxy.wire.errors import BodyTooLarge, ClientStalled, ProxyError
 from mcp_proxy.wire.headers import Headers, once
 
 #: Of a body over the limit this much is read and forgotten, so that its sender can hear why it was refused.
@@ -92,11 +92,13 @@ class ClientStream:
     origin read the answer.
 
     :param stall_timeout: seconds after which a client that reads nothing is dropped.
+    :param refused: counts what is refused; for whoever refuses what the routes do not see.
     """
 
-    def __init__(self, clock: IReactorTime, stall_timeout: float) -> None:
+    def __init__(self, clock: IReactorTime, stall_timeout: float, refused: Callable[[ProxyError], None]) -> None:
         self._clock = clock
         self._stall_timeout = stall_timeout
+        self.refused = refused
         self._stall: IDelayedCall | None = None
         self._done: Deferred[None] | None = None
         self.paused = False
@@ -183,6 +185,7 @@ class ClientStream:
 
     def _stalled(self) -> None:
         self._stall = None
+        self.refused(ClientStalled())
         self.abort()
 
     def _unstall(self) -> None:

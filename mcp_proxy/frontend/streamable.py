@@ -160,6 +160,7 @@ class StreamableFront:
             except UnknownSession:
                 stream.fail(BackendUnavailable("The backend cannot be asked now whether it takes this credential."))
             except ProxyError as error:
+                stream.refused(error)
                 stream.fail(error)
 
         self._judged += 1

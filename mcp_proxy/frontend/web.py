@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from io import BytesIO
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -92,12 +93,14 @@ class WebRequest(ClientRequest):
 
     __slots__ = ("_request", "web_stream")
 
-    def __init__(self, request: Any, clock: IReactorTime, stall_timeout: float) -> None:
+    def __init__(
+        self, request: Any, clock: IReactorTime, stall_timeout: float, refused: Callable[[ProxyError], None]
+    ) -> None:
         headers = Fields(
             (name.lower(), value) for name, values in request.requestHeaders.getAllRawHeaders() for value in values
         )
         method, path = request.method.decode("ascii", "replace"), request.path.decode("ascii", "replace")
-        self.web_stream = WebStream(request, clock, stall_timeout)
+        self.web_stream = WebStream(request, clock, stall_timeout, refused)
         super().__init__(method, path, headers, self.web_stream, getattr(request, "max_body_bytes", 0))
         self._request = request
 
@@ -124,8 +127,10 @@ class WebRequest(ClientRequest):
 class WebStream(ClientStream):
     """The answer to a request of twisted.web's."""
 
-    def __init__(self, request: Any, clock: IReactorTime, stall_timeout: float) -> None:
-        super().__init__(clock, stall_timeout)
+    def __init__(
+        self, request: Any, clock: IReactorTime, stall_timeout: float, refused: Callable[[ProxyError], None]
+    ) -> None:
+        super().__init__(clock, stall_timeout, refused)
         self._request = request
         request.notifyFinish().addBoth(lambda _: self._over())
 

@@ -11,7 +11,7 @@ from twisted.logger import Logger
 
 from mcp_proxy.session import truth
 from mcp_proxy.session.deliveries import Deliveries
-from mcp_proxy.session.exchanges import Delivery, Exchange, Exchanges, Full
+from mcp_proxy.session.exchanges import Delivery, Exchange, Exchanges
 from mcp_proxy.session.interfaces import Outgoing
 from mcp_proxy.session.lifecycle import Phase
 from mcp_proxy.session.meter import NO_METER, Meter
@@ -20,7 +20,14 @@ from mcp_proxy.session.questions import Questions
 from mcp_proxy.session.route import IRoute
 from mcp_proxy.timers import Timers
 from mcp_proxy.wire import jsonrpc, modern, revisions
-from mcp_proxy.wire.errors import NotJSONRPC, Overloaded, ProxyError
+from mcp_proxy.wire.errors import (
+    EventTooLarge,
+    NotJSONRPC,
+    Overloaded,
+    ProxyError,
+    TooManyInFlight,
+    TooManyQuestions,
+)
 from mcp_proxy.wire.headers import Headers
 from mcp_proxy.wire.jsonrpc import Message
 from mcp_proxy.wire.sse import Oversized
@@ -138,8 +145,8 @@ class Courier:
         if exchange.is_request:
             try:
                 self._exchanges.dispatch(exchange)
-            except Full:
-                self.fail(exchange, Overloaded("Too many requests are in flight; this one was not delivered."))
+            except TooManyInFlight as error:
+                self.fail(exchange, error)
                 return
         raw = message.raw
         if exchange.is_request and exchange.backend_id != message.id:
@@ -153,8 +160,8 @@ class Courier:
         now = self._clock.seconds()
         try:
             self._exchanges.hold(exchange, now + self._policy.hold_timeout)
-        except Full:
-            self.fail(exchange, Overloaded())
+        except Overloaded as error:
+            self.fail(exchange, error)
             return
         exchange.held_since = now
         exchange.beat = now + FIRST_BEAT
@@ -176,7 +183,7 @@ class Courier:
         waiting = set(self._exchanges.held)
         for exchange in self._exchanges.lose(self.deliveries.is_repeatable, now + self._policy.hold_timeout):
             if exchange.delivery is Delivery.NOT_SENT:
-                self.fail(exchange, Overloaded())  # there is no room to hold it
+                self.fail(exchange, self._exchanges.refusal(exchange) or Overloaded())  # there is no room to hold it
             else:
                 self.fail(exchange, self._unknown(exchange))
         for exchange in self._exchanges.held:
@@ -266,6 +273,7 @@ class Courier:
             return
         raw = self._questions.asked(message, route.generation, about)
         if raw is None:
+            self._meter.limited(TooManyQuestions())
             log.warn("backend request dropped: too many are unanswered", session=route.label)
         else:
             self._meter.relayed()
@@ -289,6 +297,7 @@ class Courier:
         identity = jsonrpc.answered_id(event.head, event.tail) if about is None else about.backend_id
         exchange = self._exchanges.answered(identity)
         if exchange is None:
+            self._meter.limited(EventTooLarge())
             log.warn("event of {size} bytes dropped", size=event.size, session=self._route.label)
             return
         exchange.delivery = Delivery.ACCEPTED

@@ -11,8 +11,9 @@ from enum import Enum
 
 from attrs import define, field
 
-from mcp_proxy.session.room import Room
+from mcp_proxy.session.room import Allowance, Room
 from mcp_proxy.wire import revisions
+from mcp_proxy.wire.errors import Overloaded, TooManyInFlight
 from mcp_proxy.wire.headers import Headers
 from mcp_proxy.wire.jsonrpc import Kind, Message
 
@@ -100,10 +101,6 @@ class Exchange:
         return len(self.message.raw) + sum(len(name) + len(value) for name, value in self.headers)
 
 
-class Full(Exception):
-    """There is no room for another message."""
-
-
 class Exchanges:
     """The client's requests: which are held, which are in flight.
 
@@ -113,9 +110,8 @@ class Exchanges:
     """
 
     def __init__(self, max_held: int, max_held_bytes: int, room: Room | None = None) -> None:
-        self._max_held = max_held
-        self._max_held_bytes = max_held_bytes
         self._room = Room() if room is None else room
+        self._allowance = Allowance(max_held, max_held_bytes, self._room)
         self._taken = 0  # of the room
         self.held: list[Exchange] = []
         self.in_flight: dict[bytes, Exchange] = {}  # by backend id
@@ -141,32 +137,34 @@ class Exchanges:
     def hold(self, exchange: Exchange, deadline: float) -> None:
         """Keep a message until there is a link.
 
-        :raises Full: there is no room for it; it is not kept.
+        :raises Overloaded: there is no room for it; it is not kept.
         """
-        size = exchange.size
-        if len(self.held) >= self._max_held or self.held_bytes + size > self._max_held_bytes:
-            raise Full()
-        if not self._room.has(size):
-            raise Full()
+        refusal = self.refusal(exchange)
+        if refusal is not None:
+            raise refusal
         exchange.deadline = exchange.deadline or deadline
         self.held.append(exchange)
         self._use_room()
         self._register(exchange)
 
+    def refusal(self, exchange: Exchange) -> Overloaded | None:
+        """Why there is no room for another message; None if there is."""
+        return self._allowance.refusal(len(self.held), self.held_bytes, exchange.size)
+
     def dispatch(self, exchange: Exchange) -> None:
         """A request is given to the link.
 
-        :raises Full: too many are in flight.
+        :raises TooManyInFlight: too many are in flight.
         """
         if len(self.in_flight) >= MAX_IN_FLIGHT:
             for cancelled in [each for each in self.in_flight.values() if each.cancelled]:
                 self.drop(cancelled)
             if len(self.in_flight) >= MAX_IN_FLIGHT:
-                raise Full()
+                raise TooManyInFlight()
         if exchange.size > LARGE:
             kept = sum(each.size for each in self.in_flight.values())
             if kept + exchange.size > MAX_IN_FLIGHT_BYTES:
-                raise Full()
+                raise TooManyInFlight()
         exchange.is_on_link = False
         self.in_flight[exchange.backend_id] = exchange
         self._register(exchange)
@@ -223,17 +221,17 @@ class Exchanges:
         lost = [exchange for exchange in lost if not exchange.cancelled]
         unknown = [exchange for exchange in lost if not self._may_go_again(exchange, is_repeatable)]
         back: list[Exchange] = []
-        room, bytes_left = self._max_held - len(self.held), self._max_held_bytes - self.held_bytes
+        held = self.held_bytes
         for exchange in lost:
             if exchange in unknown:
                 continue
-            if len(back) >= room or exchange.size > bytes_left or not self._room.has(exchange.size):
+            if self._allowance.refusal(len(self.held) + len(back), held, exchange.size) is not None:
                 unknown.append(exchange)
                 continue
             # how far it got stays known: should it never be sent again, the client is told the truth
             exchange.deadline = exchange.deadline or deadline
             exchange.resends += exchange.delivery is not Delivery.NOT_SENT
-            bytes_left -= exchange.size
+            held += exchange.size
             back.append(exchange)
             self._taken = self._room.change(self._taken, self._taken + exchange.size)
             self._register(exchange)

@@ -20,7 +20,7 @@ from mcp_proxy.session.policy import Policy
 from mcp_proxy.session.pooled import Pooled, Waiting
 from mcp_proxy.timers import Timers
 from mcp_proxy.wire import jsonrpc
-from mcp_proxy.wire.errors import Overloaded, ProxyError
+from mcp_proxy.wire.errors import ProxyError, TooManyHeld
 from mcp_proxy.wire.headers import Headers
 from mcp_proxy.wire.jsonrpc import Message
 
@@ -165,7 +165,7 @@ class Group:
             leased = lease
             lease.when_ready(Waiting(waiting.reply, waiting.message, lambda: self._hand(leased, call, waiting.reply)))
         elif len(self._queue) >= self._pool.policy.max_held:
-            raise Overloaded()
+            raise TooManyHeld()
         else:
             entry = waiting, call
             self._queue.append(entry)
@@ -180,7 +180,7 @@ class Group:
 
     def _waited(self, entry: tuple[Waiting, Call]) -> None:
         self._unqueue(entry)
-        self._pool.fail(entry[0].reply, Overloaded())
+        self._pool.fail(entry[0].reply, TooManyHeld())
 
     def _next(self) -> None:
         while self._queue and (

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import msgspec
@@ -165,6 +166,10 @@ class IReplyStream(IClientStream, Protocol):
 
     def start(self, headers: Headers = ()) -> None:
         """Begin a stream."""
+
+    @property
+    def refused(self) -> Callable[[ProxyError], None]:
+        """Counts that what was asked is refused."""
 
 
 class IOutlet(Protocol):

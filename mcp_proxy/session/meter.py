@@ -35,6 +35,9 @@ class Meter:
     def cancelled(self, exchange: Exchange) -> None:
         """The client wants no answer any more."""
 
+    def limited(self, error: ProxyError) -> None:
+        """A limit was reached, and something was refused or dropped for that."""
+
     def held(self, seconds: float) -> None:
         """A message was held for so long."""
 

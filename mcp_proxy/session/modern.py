@@ -108,6 +108,10 @@ class ModernReply:
         self._stream.respond(answer.status, answer.body, answer.headers)
         return True
 
+    def refused(self, error: ProxyError) -> None:
+        """Count that it is refused by us."""
+        self._stream.refused(error)
+
     def acknowledge(self, message: Message) -> bool:
         """Tell the client what is listened for: a backend has taken its request; False if that was the end of it."""
         messages, end = self.listening.acknowledged(message)

@@ -25,7 +25,14 @@ from mcp_proxy.session.pooled import Pooled, status_of
 from mcp_proxy.session.session import Session
 from mcp_proxy.timers import Timers
 from mcp_proxy.wire import jsonrpc, revisions
-from mcp_proxy.wire.errors import BackendRefused, InvalidParams, MethodNotFound, Overloaded, ProxyError, TooManySessions
+from mcp_proxy.wire.errors import (
+    BackendRefused,
+    InvalidParams,
+    MethodNotFound,
+    ProxyError,
+    TooManyParked,
+    TooManySessions,
+)
 from mcp_proxy.wire.headers import Headers
 from mcp_proxy.wire.jsonrpc import Message
 
@@ -117,6 +124,7 @@ class Pool:
 
     def fail(self, reply: ModernReply, error: ProxyError) -> None:
         """Answer a request with an error."""
+        reply.refused(error)
         raw = jsonrpc.error(reply.identity, error.answer.code, error.message, {"source": "proxy", **error.data})
         is_of_http = isinstance(error, (InvalidParams, MethodNotFound, TooManySessions))
         reply.detach()
@@ -176,10 +184,10 @@ class Pool:
     def park(self, group: Group, pooled: Pooled, call: Call, reply: ModernReply) -> None:
         """Answer the POST of a call with its questions.
 
-        :raises Overloaded: too many calls are parked.
+        :raises TooManyParked: too many calls wait so.
         """
         if len(self._parked) >= MAX_PARKED:
-            raise Overloaded("Too many requests wait for their clients' answers; this one was cancelled.")
+            raise TooManyParked()
         name = secrets.token_bytes(16)
         self._parked[name] = Parked(call, group, pooled)
         self._timers.set(name.hex(), PARKED, self._expired, name)

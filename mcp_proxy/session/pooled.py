@@ -22,6 +22,7 @@ from mcp_proxy.session.exchanges import Exchange
 from mcp_proxy.session.interfaces import HTTPAnswer, IClientStream
 from mcp_proxy.session.modern import ModernReply
 from mcp_proxy.session.policy import Policy
+from mcp_proxy.session.room import Allowance
 from mcp_proxy.session.session import Session
 from mcp_proxy.timers import Timers
 from mcp_proxy.wire import jsonrpc, revisions
@@ -145,17 +146,17 @@ class Pooled:
             self._fail(waiting)
         elif self.initialized is not None:
             waiting.go()
-        elif not self._has_room(waiting):
-            self._tell(waiting, Overloaded())
+        elif (refusal := self._refusal(waiting.size)) is not None:
+            waiting.reply.refused(refusal)
+            self._tell(waiting, refusal)
         else:
             self._waiting.append(waiting)
             self._use_room()
             waiting.reply.on_over = lambda: self._left_early(waiting)
 
-    def _has_room(self, waiting: Waiting) -> bool:
-        size = sum(each.size for each in self._waiting) + waiting.size
-        has_room = self._policy.room.has(waiting.size)
-        return has_room and len(self._waiting) < self._policy.max_held and size <= self._policy.max_held_bytes
+    def _refusal(self, size: int) -> Overloaded | None:
+        allowance = Allowance(self._policy.max_held, self._policy.max_held_bytes, self._policy.room)
+        return allowance.refusal(len(self._waiting), sum(each.size for each in self._waiting), size)
 
     def _use_room(self) -> None:
         """What waits has changed."""

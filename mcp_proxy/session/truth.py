@@ -10,7 +10,14 @@ from typing import Any
 from mcp_proxy.session.exchanges import Delivery, Exchange
 from mcp_proxy.session.interfaces import Refusal
 from mcp_proxy.wire import jsonrpc, revisions
-from mcp_proxy.wire.errors import BackendRefused, NotDelivered, NotRestorable, OutcomeUnknown, ProxyError
+from mcp_proxy.wire.errors import (
+    BackendRefused,
+    EventTooLarge,
+    NotDelivered,
+    NotRestorable,
+    OutcomeUnknown,
+    ProxyError,
+)
 
 #: Why a session is over, if it is not the backend's fault.
 STOPPED = "The proxy was told to stop"
@@ -71,9 +78,9 @@ def given_up(exchange: Exchange, outage: float, why: str) -> ProxyError:
     return outcome_unknown(exchange, why)
 
 
-def answer_too_large(size: int) -> OutcomeUnknown:
+def answer_too_large(size: int) -> EventTooLarge:
     """The backend answered more than we take."""
-    return OutcomeUnknown(
+    return EventTooLarge(
         f"The backend carried out the request, but its answer of {size} bytes is over the proxy's limit "
         "(MAX_EVENT_BYTES) and was dropped. Do not repeat it if it changes anything."
     )

@@ -7,7 +7,9 @@ table answers as its nearest ancestor does.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from functools import cache
 from http import HTTPStatus
 from typing import Any
 
@@ -30,6 +32,11 @@ class ProxyError(Exception):
     def answer(self) -> Answer:
         """How a client is told: the row of the nearest class in the table."""
         return next(ANSWERS[kind] for kind in type(self).__mro__ if kind in ANSWERS)
+
+    @property
+    def reason(self) -> str:
+        """What it is called where it is counted: ``origin_refused`` for ``OriginRefused``."""
+        return _reason(type(self).__name__)
 
 
 @frozen
@@ -82,6 +89,10 @@ class EndlessBody(MalformedRequest):
 
 class TooSlow(MalformedRequest):
     """The request did not come in time; the connection is closed."""
+
+
+class ClientStalled(ProxyError):
+    """The client does not read what it is sent, for STALL_TIMEOUT; the connection is closed."""
 
 
 class NoSuchPath(ProxyError):
@@ -207,6 +218,34 @@ class Overloaded(ProxyError):
     """Too many requests are waiting for the backend; this one was not delivered. Try again later."""
 
 
+class TooManyHeld(Overloaded):
+    """HOLD_MAX_REQUESTS requests wait for the backend; this one was not delivered. Try again later."""
+
+
+class TooMuchHeld(Overloaded):
+    """What waits for the backend would be more than HOLD_MAX_BYTES; this was not delivered. Try again later."""
+
+
+class TooMuchHeldInAll(Overloaded):
+    """What all clients wait for would be more than HOLD_MAX_TOTAL_BYTES; this was not delivered. Try again later."""
+
+
+class TooManyInFlight(Overloaded):
+    """Too many requests of this session wait for their answers; this one was not delivered. Try again later."""
+
+
+class TooManyParked(Overloaded):
+    """Too many requests wait for their clients' answers; this one was cancelled."""
+
+
+class TooManyQuestions(Overloaded):
+    """Too many requests of the backend's wait for the client's answers; this one was dropped."""
+
+
+class EventTooLarge(OutcomeUnknown):
+    """The backend's answer is larger than MAX_EVENT_BYTES and was dropped. Do not repeat it if it changes anything."""
+
+
 class BackendRefused(ProxyError):
     """The backend refused the request."""
 
@@ -252,3 +291,8 @@ ANSWERS: Mapping[type[ProxyError], Answer] = {
     Overloaded: Answer(HTTPStatus.OK, -31004),
     BackendRefused: Answer(HTTPStatus.BAD_GATEWAY, -32603),
 }
+
+
+@cache
+def _reason(name: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()

@@ -11,10 +11,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mcp_proxy.frontend import lean
 from mcp_proxy.frontend.limits import MAX_KNOWN, Rate
+from mcp_proxy.session import exchanges, questions
 from mcp_proxy.session.interfaces import HTTPAnswer
 from mcp_proxy.session.policy import Policy
 from mcp_proxy.session.room import Room
 from mcp_proxy.wire.errors import TooManyRequests
+from mcp_proxy.wire.sse import Oversized
 from tests.memory.house_case import ALICE, BOB
 from tests.memory.test_streamable import StreamableCase, silent
 from tests.support import messages, modern
@@ -288,3 +290,77 @@ class Counted(StreamableCase):
             self.assert_json_error(answer, status, -32600)
         self.assertEqual(connections[3].raw, b"")
         self.assertEqual(self.house.refusals, {"malformed_request": 1, "too_slow": 2})
+
+    def test_stalled(self) -> None:
+        """A client that is dropped because it reads nothing is counted, by either way of HTTP; a slow one is not."""
+        for stack in ("lean", "klein"):
+            self.house.close()
+            self.rebuild(stack=stack)
+            slow, stuck = self.house.stream(), self.house.stream()
+            slow.stop_reading()
+            stuck.stop_reading()
+            self.house.clock.advance(29)
+            slow.read_again()
+            self.house.clock.advance(2)
+            self.assertEqual((slow.closed, stuck.closed), (False, True))
+            self.assertEqual(self.house.refusals, {"client_stalled": 1}, stack)
+
+    def test_stalled_answer(self) -> None:
+        """So is one that does not take a whole answer."""
+        self.rebuild(stack="lean")
+        stuck = self.house.ask("GET", "/health")
+        stuck.stop_reading()
+        self.house.clock.pump([1.0] * int(30 + 2 * lean.SWEEP_INTERVAL))
+        self.assertTrue(stuck.closed)
+        self.assertEqual(self.house.refusals, {"client_stalled": 1})
+
+    def test_held(self) -> None:
+        """What cannot be held is counted by the limit that it is over, which the client is told."""
+        for options, name, reason in (
+            ({"max_held": 1}, "HOLD_MAX_REQUESTS", "too_many_held"),
+            ({"max_held_bytes": 1000}, "HOLD_MAX_BYTES", "too_much_held"),
+            ({"room": Room(1000)}, "HOLD_MAX_TOTAL_BYTES", "too_much_held_in_all"),
+        ):
+            self.house.close()
+            self.rebuild(policy=Policy(**options))
+            session = self.begin()
+            self.house.backend.go_down()
+            self.post(messages.call(1, BIG), session)
+            error = self.assert_answer(self.post(messages.call(2, BIG), session).answer, 2)["error"]
+            self.assertEqual((error["code"], error["data"]["delivered"]), (-31004, "no"))
+            self.assertIn(name, error["message"])
+            self.assertEqual(self.house.refusals, {reason: 1})
+
+    def test_in_flight(self) -> None:
+        """So is what would be one request too many for the backend."""
+        self.patch(exchanges, "MAX_IN_FLIGHT", 1)
+        session = self.begin()
+        self.house.backend.answers["tools/call"] = silent
+        self.post(messages.call(1), session)
+        self.assertEqual(self.assert_answer(self.post(messages.call(2), session).answer, 2)["error"]["code"], -31004)
+        self.assertEqual(self.house.refusals, {"too_many_in_flight": 1})
+
+    def test_questions(self) -> None:
+        """A question of the backend's that is dropped counts as well."""
+        self.patch(questions, "MAX_QUESTIONS", 1)
+        self.listen(self.begin())
+        for number in range(3):
+            self.link.tell(messages.request("roots/list", number))
+        self.assertEqual(self.house.refusals, {"too_many_questions": 2})
+
+    def test_events(self) -> None:
+        """So does what the backend sends that is too large, whether somebody waits for it or not."""
+        session = self.begin()
+        self.house.backend.answers["tools/call"] = silent
+        asked = self.post(messages.call(1), session)
+        about = self.link.outgoing[-1].exchange
+        self.link.owner.link_oversized(self.link, Oversized(b"", b"", 99), about)
+        self.link.owner.link_oversized(self.link, Oversized(b"", b"", 99))
+        self.assertEqual(self.assert_answer(asked.answer, 1)["error"]["code"], -31002)
+        self.assertEqual(self.house.refusals, {"event_too_large": 2})
+
+    def test_modern(self) -> None:
+        """A request of the revision without sessions that contradicts itself counts, too."""
+        refused = self.house.ask("POST", "/mcp", (*JSON_HEAD, modern.VERSION_HEADER), encoded(modern.call(1)))
+        self.assertEqual((refused.answer.status, refused.answer.json()["error"]["code"]), (400, -32020))
+        self.assertEqual(self.house.refusals, {"header_mismatch": 1})

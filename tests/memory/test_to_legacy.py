@@ -429,6 +429,7 @@ class Handshake(BridgeCase):
         self.ask(modern.call(2, {"text": "x" * 500}))
         self.assertGreater(room.used, 1000)
         self.assert_error(self.answer_to(modern.call(9, {"text": "x" * 500})), 200, -31004, 9)
+        self.assertEqual(self.house.refusals, {"too_much_held_in_all": 1})
         leaving.hang_up()
         self.assertLess(room.used, 1000)
 
@@ -667,6 +668,7 @@ class Questions(BridgeCase):
             self.question(at, identity=number)
             self.house.clock.advance(groups.ASK_WAIT)
         self.error_of(client.answer, 200, -31004)
+        self.assertEqual(self.house.refusals, {"too_many_parked": 1})
         self.assertEqual(self.answers_to(2)[0]["error"]["code"], -32603)
         self.assertEqual(len(self.sent("notifications/cancelled")), 1)
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from mcp_proxy.session import exchanges as module
-from mcp_proxy.session.exchanges import LARGE, Delivery, Exchange, Exchanges, Full
+from mcp_proxy.session.exchanges import LARGE, Delivery, Exchange, Exchanges
+from mcp_proxy.wire.errors import Overloaded, TooManyHeld, TooManyInFlight, TooMuchHeld
 from mcp_proxy.wire.jsonrpc import parse
 from tests.support.messages import encoded, request
 
@@ -71,7 +72,7 @@ class Holding(SynchronousTestCase):
         """One message too many is not kept, and leaves no trace."""
         for number in range(LIMIT):
             self.exchanges.hold(exchange(number), 10.0)
-        self.assertRaises(Full, self.exchanges.hold, exchange(LIMIT), 10.0)
+        self.assertRaises(TooManyHeld, self.exchanges.hold, exchange(LIMIT), 10.0)
         self.assertEqual((len(self.exchanges.held), self.exchanges.find(b"%d" % LIMIT)), (LIMIT, None))
 
     def test_too_large(self) -> None:
@@ -80,10 +81,10 @@ class Holding(SynchronousTestCase):
         about.headers = ((b"x", b"y" * (BYTES - about.size - 1)),)
         self.exchanges.hold(about, 10.0)
         self.assertEqual(self.exchanges.held_bytes, BYTES)
-        self.assertRaises(Full, self.exchanges.hold, exchange(2), 10.0)
+        self.assertRaises(TooMuchHeld, self.exchanges.hold, exchange(2), 10.0)
         self.exchanges.drop(about)
         about.headers = (*about.headers, (b"", b"z"))
-        self.assertRaises(Full, self.exchanges.hold, about, 10.0)
+        self.assertRaises(TooMuchHeld, self.exchanges.hold, about, 10.0)
 
     def test_time(self) -> None:
         """A message is taken when it is due, oldest first, and is out once its time is up."""
@@ -133,7 +134,7 @@ class InFlight(SynchronousTestCase):
         sent = [exchange(number) for number in range(LIMIT)]
         for about in sent:
             self.exchanges.dispatch(about)
-        self.assertRaises(Full, self.exchanges.dispatch, exchange("more"))
+        self.assertRaises(TooManyInFlight, self.exchanges.dispatch, exchange("more"))
         self.assertIsNone(self.exchanges.find(b'"more"'))
         sent[0].cancelled = sent[2].cancelled = True
         self.exchanges.dispatch(exchange("more"))
@@ -144,7 +145,7 @@ class InFlight(SynchronousTestCase):
         self.patch(module, "MAX_IN_FLIGHT_BYTES", 2 * LARGE + 1000)
         first = exchange(1, big="x" * LARGE)
         self.exchanges.dispatch(first)
-        self.assertRaises(Full, self.exchanges.dispatch, exchange(2, big="x" * LARGE + "y" * 1000))
+        self.assertRaises(TooManyInFlight, self.exchanges.dispatch, exchange(2, big="x" * LARGE + "y" * 1000))
         self.exchanges.dispatch(exchange(3))
         first.forget_text()
         self.exchanges.dispatch(exchange(2, big="x" * LARGE + "y" * 1000))
@@ -233,7 +234,7 @@ class Fates:
         """Hold or dispatch a request."""
         try:
             move(about)
-        except Full:
+        except Overloaded:
             self.over([about])
 
     def make(self, move: str, amount: int, now: int) -> None:
