@@ -27,6 +27,10 @@ VERSION_HEADER = b"mcp-protocol-version"
 METHOD_HEADER = b"mcp-method"
 NAME_HEADER = b"mcp-name"
 
+#: Capabilities, of clients and of servers, that are not translated: they mean something else, or nothing, in the
+#: revisions with a handshake.
+UNTRANSLATED = ("tasks", "extensions")
+
 #: Which member of params the name header repeats, for the methods that need one.
 _NAMES = {
     "tools/call": "name",

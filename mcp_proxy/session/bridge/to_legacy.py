@@ -70,7 +70,7 @@ class Client:
         meta = _meta(message)
         declared = meta.get(modern.CAPABILITIES)
         declared = declared if isinstance(declared, dict) else {}
-        capabilities = {name: value for name, value in declared.items() if name not in ("tasks", "extensions")}
+        capabilities = {name: value for name, value in declared.items() if name not in modern.UNTRANSLATED}
         info = meta.get(modern.CLIENT_INFO)
         if not (isinstance(info, dict) and isinstance(info.get("name"), str) and isinstance(info.get("version"), str)):
             info = {"name": "mcp-proxy", "version": __version__}
@@ -156,9 +156,9 @@ def token_of(message: Message) -> Any:
 
 def discovered(initialized: dict[str, Any]) -> bytes:
     """The answer to ``server/discover``, from what the backend said to initialize; its id is still to be set."""
-    capabilities = initialized.get("capabilities")
-    capabilities = dict(capabilities) if isinstance(capabilities, dict) else {}
-    capabilities.pop("tasks", None)
+    declared = initialized.get("capabilities")
+    declared = declared if isinstance(declared, dict) else {}
+    capabilities = {name: value for name, value in declared.items() if name not in modern.UNTRANSLATED}
     result = {"supportedVersions": [*revisions.MODERN, *reversed(revisions.LEGACY)], "capabilities": capabilities}
     if isinstance(initialized.get("instructions"), str):
         result["instructions"] = initialized["instructions"]

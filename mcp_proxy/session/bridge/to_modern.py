@@ -28,8 +28,6 @@ COMPLETE, INPUT_REQUIRED = "complete", "input_required"
 
 #: Members of a result that older revisions do not have.
 _ADDED = ("resultType", "ttlMs", "cacheScope")
-#: What a client of a handshake declares, and means something else or nothing here.
-_UNDECLARED = ("tasks", "extensions")
 
 Members = dict[str, msgspec.Raw]
 _decode_members = msgspec.json.Decoder(Members).decode
@@ -52,7 +50,7 @@ class Client:
         offered = params.get("protocolVersion")
         declared = params.get("capabilities")
         declared = declared if isinstance(declared, dict) else {}
-        capabilities = {name: value for name, value in declared.items() if name not in _UNDECLARED}
+        capabilities = {name: value for name, value in declared.items() if name not in modern.UNTRANSLATED}
         info = params.get("clientInfo")
         return cls(
             offered if offered in revisions.LEGACY else revisions.LEGACY[-1],
@@ -150,7 +148,7 @@ def initialized(discovered: Message, client: Client) -> dict[str, Any]:
     declared = declared if isinstance(declared, dict) else {}
     shown: dict[str, Any] = {
         "protocolVersion": client.version,
-        "capabilities": {name: value for name, value in declared.items() if name not in _UNDECLARED},
+        "capabilities": {name: value for name, value in declared.items() if name not in modern.UNTRANSLATED},
         "serverInfo": info,
     }
     if isinstance(result.get("instructions"), str):
