@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from typing import Protocol
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
@@ -232,8 +232,9 @@ class IFront(Protocol):
 class Metrics(Collector):
     """All that Prometheus is told.
 
+    :param pool: the sessions that serve clients which know of none.
     :param fronts: by the name of their transport.
-    :param max_sessions: how many sessions there may be.
+    :param max_sessions: how many sessions of either kind there may be.
     """
 
     content_type = CONTENT_TYPE_LATEST
@@ -242,6 +243,7 @@ class Metrics(Collector):
         self,
         tally: Tally,
         registry: IRegistry,
+        pool: Sized,
         backend: IBackend,
         health: IHealth,
         fronts: Mapping[str, IFront],
@@ -249,6 +251,7 @@ class Metrics(Collector):
     ) -> None:
         self._tally = tally
         self._registry = registry
+        self._pool = pool
         self._backend = backend
         self._health = health
         self._fronts = fronts
@@ -275,7 +278,9 @@ class Metrics(Collector):
         phases.update((session.phase.value,) for session in sessions)
         streams = {(name,): front.open_streams for name, front in self._fronts.items()}
         yield _gauge("sessions", "Sessions that clients know of.", {(): len(self._registry)})
-        yield _gauge("sessions_max", "How many there may be (MAX_SESSIONS).", {(): self._max_sessions})
+        text = "Sessions at a backend of an older revision, for clients of revision 2026-07-28."
+        yield _gauge("pooled_sessions", text, {(): len(self._pool)})
+        yield _gauge("sessions_max", "How many of either there may be (MAX_SESSIONS).", {(): self._max_sessions})
         yield _gauge(
             "session_phases",
             "Sessions by the phase of their life; with those that serve single requests of revision 2026-07-28.",

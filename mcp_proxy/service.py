@@ -175,9 +175,10 @@ def make_service(settings: Settings, reactor: Any) -> ProxyService:
     fronts: dict[str, IFront] = {"sse": sse, "streamable": streamable, "modern": modern}
     room.count = lambda: sum(front.open_streams for front in fronts.values())
     rate = Rate(reactor, settings.max_request_rate, settings.max_request_burst)
-    counted = metrics.Metrics(tally, registry, backend, health, fronts, settings.max_sessions)
+    counted = metrics.Metrics(tally, registry, modern.pool, backend, health, fronts, settings.max_sessions)
     admin = AdminGuard(settings.admin_token)
-    status = StatusPages(registry, health, reactor, settings.backend_url_redacted, counted, admin, tally.refusals)
+    status = StatusPages(registry, modern.pool, health, reactor, settings.backend_url_redacted, counted, admin,
+                         tally.refusals)  # fmt: skip
     app = App(_guard(settings), sse, streamable, status, Discovery(port.fetch), reactor, settings.stall_timeout,
               rate=rate, refusals=tally.refusals, tells_requests=settings.log_level == "debug")  # fmt: skip
     return ProxyService(settings, reactor, app=app, backend=backend, http=http, health=health, registry=registry,

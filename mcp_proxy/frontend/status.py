@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from typing import Any, Protocol
 
 import msgspec
@@ -37,6 +37,7 @@ class IMetrics(Protocol):
 class StatusPages:
     """The pages.
 
+    :param pool: the sessions that serve clients which know of none.
     :param backend_url: as it may be shown, without credentials.
     :param admin: who may see more than how it is.
     :param refusals: how many requests were refused, by reason.
@@ -45,6 +46,7 @@ class StatusPages:
     def __init__(
         self,
         registry: Registry,
+        pool: Sized,
         health: IHealth,
         clock: IReactorTime,
         backend_url: str,
@@ -53,6 +55,7 @@ class StatusPages:
         refusals: Mapping[str, int],
     ) -> None:
         self._registry = registry
+        self._pool = pool
         self._health = health
         self._clock = clock
         self._backend_url = backend_url
@@ -74,6 +77,7 @@ class StatusPages:
                     "version": __version__,
                     "active_connections": self._registry.connected,
                     "sessions": len(self._registry),
+                    "pooled_sessions": len(self._pool),
                     "refusals": dict(self._refusals),
                     "uptime_seconds": round(self._clock.seconds() - self._started, 1),
                 },

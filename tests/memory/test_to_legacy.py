@@ -201,8 +201,9 @@ class Requests(BridgeCase):
             self.assertEqual(result, {**expected, **more}, method)
 
     def test_discover(self) -> None:
-        """The handshake tells what there is to discover; tasks are not among it."""
-        capabilities = {"tools": {}, "tasks": {"list": {}}, "logging": {}}
+        """The handshake tells what there is to discover; what is not translated is not among it."""
+        extensions = {"io.modelcontextprotocol/tasks": {}, "com.example/other": {}}
+        capabilities = {"tools": {}, "tasks": {"list": {}}, "logging": {}, "extensions": extensions}
         answer = {**messages.initialize_result(capabilities), "instructions": "Do."}
         self.backend.answers["initialize"] = lambda asked: messages.result(asked["id"], answer)
         for _ in range(2):
@@ -325,6 +326,22 @@ class Requests(BridgeCase):
 
 
 class Handshake(BridgeCase):
+    def test_shown(self) -> None:
+        """Operators see how many sessions the pool has, beside those that clients know of."""
+
+        def shown() -> tuple[int, int]:
+            proxy = self.house.ask("GET", "/health").answer.json()["proxy"]
+            page = self.house.ask("GET", "/metrics").answer.body.decode()
+            self.assertIn(f"\nmcp_proxy_pooled_sessions {float(proxy['pooled_sessions'])}\n", page)
+            return proxy["sessions"], proxy["pooled_sessions"]
+
+        self.assertEqual(shown(), (0, 0))
+        self.result_of(modern.call())
+        self.result_of(modern.call(), (b"authorization", b"Bearer other"))
+        self.assertEqual(shown(), (0, 2))
+        self.house.initialized()
+        self.assertEqual(shown(), (1, 2))
+
     def test_shared(self) -> None:
         """Those who say the same of themselves share a session; others do not."""
         for message, headers in (

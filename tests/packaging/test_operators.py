@@ -35,7 +35,7 @@ def families() -> list[Metric]:
     backend: Any = SimpleNamespace(outages=0, outage=0.0, links=0)
     registry: Any = []
     health: Any = SimpleNamespace(is_healthy=True)
-    return list(Metrics(Tally(), registry, backend, health, {}, 1000).collect())
+    return list(Metrics(Tally(), registry, [], backend, health, {}, 1000).collect())
 
 
 def name_of(family: Metric) -> str:

@@ -431,10 +431,10 @@ class House:
         fronts = {"sse": self.front, "streamable": self.streamable, "modern": self.modern}
         room.count = lambda: sum(front.open_streams for front in fronts.values())
         self.refusals = self.tally.refusals
-        metrics = Metrics(self.tally, self.registry, self.backend, self.health, fronts, max_sessions)
+        metrics = Metrics(self.tally, self.registry, self.pool, self.backend, self.health, fronts, max_sessions)
         admin = AdminGuard(admin_token)
         self.status = StatusPages(
-            self.registry, self.health, self.clock, "http://***@backend:3000", metrics, admin, self.refusals
+            self.registry, self.pool, self.health, self.clock, "http://***@backend:3000", metrics, admin, self.refusals
         )
         discovery = Discovery(self.backend_port.fetch)
         self.rate = Rate(self.clock, rate, burst)

@@ -64,7 +64,7 @@ class Page:
         backend: Any = SimpleNamespace(outages=0, outage=0.0, links=0)
         registry: Any = []
         health: Any = SimpleNamespace(is_healthy=True)
-        self._metrics = Metrics(self.tally, registry, backend, health, {}, 1000)
+        self._metrics = Metrics(self.tally, registry, [], backend, health, {}, 1000)
 
     def samples(self, name: str) -> list[Any]:
         """All samples of that name."""
