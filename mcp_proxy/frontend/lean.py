@@ -41,8 +41,8 @@ BODY_TIMEOUT = 600.0
 SWEEP_INTERVAL = 5.0
 #: So many bytes of requests that come before their turn are kept; then the client is read no further.
 MAX_AHEAD = 16 * 1024
-#: So many bytes are gathered within one turn of the reactor.
-MAX_GATHERED = 64 * 1024
+#: So many bytes are gathered within one turn of the reactor; more are not copied for that.
+MAX_GATHERED = 32 * 1024
 
 
 @implementer(IProtocolFactory, IProtocolNegotiationFactory)
@@ -146,8 +146,7 @@ class Connection:
         self._out: list[bytes] = []
         self._gathered = 0
         self._is_due = False  # what is gathered will be sent without being asked for
-        self._is_reading = False
-        self._is_closing = False
+        self._is_reading = self._is_closing = False
         self._is_full = False  # the client does not take what it is sent
         self._is_held = False  # the client is not read
         self._began = self._since = factory.clock.seconds()
@@ -261,10 +260,10 @@ class Connection:
         """Send now."""
         self._is_due = False
         if self._out:
-            data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
-            self._out.clear()
-            self._gathered = 0
-            self._send(data)
+            out = self._out if self._gathered > MAX_GATHERED or len(self._out) == 1 else [b"".join(self._out)]
+            self._out, self._gathered = [], 0
+            for data in out:
+                self._send(data)
 
     def answered(self, *, is_persistent: bool) -> None:
         """The answer to the current request is complete."""
@@ -395,7 +394,11 @@ class LeanStream(ClientStream):
         length = b"Content-Length: %d\r\n\r\n" % len(body)
         if not http1.has_body(status):
             length, body = b"\r\n", b""
-        self._connection.send(b"%b%b%b" % (self._head(status, headers), length, body))
+        head = self._head(status, headers) + length
+        if len(body) > MAX_GATHERED:
+            self._connection.gather(head)
+            head = b""
+        self._connection.send(head + body)
         self._finish(status)
 
     def start(self, headers: Headers = ()) -> None:

@@ -58,15 +58,22 @@ class Message(msgspec.Struct, frozen=True):
     """One JSON-RPC message. (A struct, for there are several for each request, and these are made fastest.)
 
     ``raw`` is its text as it came; ``id`` the canonical JSON text of its id (None for a notification and for an
-    error answer without id); ``body`` the text of ``params``, ``result`` or ``error``, whichever it has.
+    error answer without id); ``text`` is that of ``params``, ``result`` or ``error``, whichever it has; it may be a part
+    of ``raw`` that is not copied before somebody asks for the ``body``.
     """
 
     kind: Kind
     raw: bytes
     id: bytes | None
     method: str
-    body: bytes
+    text: bytes | msgspec.Raw
     is_error: bool = False
+
+    @property
+    def body(self) -> bytes:
+        """The text of ``params``, ``result`` or ``error``."""
+        text = self.text
+        return text if isinstance(text, bytes) else bytes(text)
 
     def without_text(self) -> Message:
         """What is left of it when its text is not needed any more."""
@@ -78,7 +85,7 @@ class Message(msgspec.Struct, frozen=True):
         ``{}`` where there is none, and where it holds what Python cannot: a number out of range, a bottomless nest.
         """
         try:
-            return msgspec.json.decode(self.body) if self.body else {}
+            return msgspec.json.decode(self.text) if self.text else {}
         except (msgspec.DecodeError, RecursionError):
             return {}
 
@@ -181,8 +188,8 @@ def _message(raw: bytes, envelope: _Envelope) -> Message:
     identity = None if envelope.id is _UNSET else canonical_id(bytes(envelope.id))
     if has_result and identity is None:
         raise NotJSONRPC("A result needs the id of its request.")
-    body = bytes(envelope.error if has_error else envelope.result)  # type: ignore[arg-type]
-    return Message(Kind.RESPONSE, raw, identity, "", body, is_error=has_error)
+    text = envelope.error if has_error else envelope.result
+    return Message(Kind.RESPONSE, raw, identity, "", text, is_error=has_error)  # type: ignore[arg-type]
 
 
 def canonical_id(text: bytes) -> bytes | None:
