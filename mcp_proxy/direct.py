@@ -41,7 +41,7 @@ def sender(transport: Any) -> Callable[[bytes], object]:
                 sent = 0
             if sent == len(data):
                 return
-            data = memoryview(data)[sent:] if sent else data  # type: ignore[assignment]
+            data = data[sent:]
         transport.write(data)
 
     return send

@@ -26,12 +26,12 @@ from zope.interface import implementer
 from mcp_proxy.direct import sender
 from mcp_proxy.frontend import stream
 from mcp_proxy.frontend.channel import SiteChannel
+from mcp_proxy.frontend.lean_request import MAX_GATHERED, LeanRequest, LeanStream
 from mcp_proxy.frontend.routes import IRoutes
-from mcp_proxy.frontend.stream import STREAM_HEADERS, ClientRequest, ClientStream, told
+from mcp_proxy.frontend.stream import told
 from mcp_proxy.turn import Turn
 from mcp_proxy.wire import http1
 from mcp_proxy.wire.errors import ClientStalled, ProxyError, TooSlow
-from mcp_proxy.wire.headers import Headers
 from mcp_proxy.wire.http1 import Request, RequestReader
 
 #: Seconds for a head to come, for a pause within a body, and between two requests; and for a whole body.
@@ -41,8 +41,6 @@ BODY_TIMEOUT = 600.0
 SWEEP_INTERVAL = 5.0
 #: So many bytes of requests that come before their turn are kept; then the client is read no further.
 MAX_AHEAD = 16 * 1024
-#: So many bytes are gathered within one turn of the reactor; more are not copied for that.
-MAX_GATHERED = 32 * 1024
 
 
 @implementer(IProtocolFactory, IProtocolNegotiationFactory)
@@ -346,108 +344,3 @@ class Connection:
                 self.transport.pauseProducing()
             else:
                 self.transport.resumeProducing()
-
-
-class LeanRequest(ClientRequest):
-    """A request on a lean connection."""
-
-    __slots__ = ("_connection", "_request")
-
-    def __init__(self, connection: Connection, request: Request, answer: LeanStream) -> None:
-        path = request.target.partition("?")[0]
-        super().__init__(request.method, path, request.headers, answer, connection.factory.max_body_bytes)
-        self._connection = connection
-        self._request = request
-
-    @property
-    def has_length(self) -> bool:
-        """Whether it says how long its body is, or that it comes in chunks."""
-        return self._request.has_length
-
-    @property
-    def local_port(self) -> int:
-        """The port that the client has reached."""
-        return int(getattr(self._connection.transport.getHost(), "port", 0))
-
-    @property
-    def peer(self) -> str:
-        """The address that the client has come from."""
-        return str(getattr(self._connection.transport.getPeer(), "host", ""))
-
-    def _body(self) -> bytes | None:
-        body, self._request.body = self._request.body, b""
-        return body
-
-
-class LeanStream(ClientStream):
-    """The answer to a request on a lean connection."""
-
-    def __init__(self, connection: Connection, request: Request) -> None:
-        super().__init__(connection.factory.clock, connection.factory.stall_timeout, connection.factory.refused)
-        self._connection = connection
-        self._request = request
-
-    def respond(self, status: int, body: bytes, headers: Headers = ()) -> None:
-        """Answer at once."""
-        if self.closed or self.started:
-            return
-        length = b"Content-Length: %d\r\n\r\n" % len(body)
-        if not http1.has_body(status):
-            length, body = b"\r\n", b""
-        head = self._head(status, headers) + length
-        if len(body) > MAX_GATHERED:
-            self._connection.gather(head)
-            head = b""
-        self._connection.send(head + body)
-        self._finish(status)
-
-    def start(self, headers: Headers = ()) -> None:
-        """Begin an event stream."""
-        if self.closed or self.started:
-            return
-        self.started = True
-        end = b"Transfer-Encoding: chunked\r\n\r\n" if self._request.is_1_1 else b"\r\n"
-        self._connection.gather(self._head(200, STREAM_HEADERS + headers) + end)
-        if self._connection.is_full:
-            self.pauseProducing()
-
-    def write(self, data: bytes) -> None:
-        """Send bytes of the event stream."""
-        if self.started and not self.closed and data:
-            self._connection.gather(b"%x\r\n%b\r\n" % (len(data), data) if self._request.is_1_1 else data)
-
-    def close(self) -> None:
-        """End the event stream."""
-        if self.started and not self.closed:
-            self._connection.send(http1.LAST_CHUNK if self._request.is_1_1 else b"")
-            self._finish(200)
-
-    def abort(self) -> None:
-        """Drop the connection."""
-        if not self.closed:
-            self._connection.abort()
-
-    def pause(self) -> None:
-        """The client does not take what it is sent."""
-        if self.started:
-            self.pauseProducing()
-
-    def resume(self) -> None:
-        """It does again."""
-        if self.paused:
-            self.resumeProducing()
-
-    def gone(self, reason: Failure) -> None:
-        """The client has gone."""
-        self._over()
-
-    def _head(self, status: int, headers: Headers) -> bytes:
-        request = self._request
-        head = http1.head(status, self._headers(headers), is_1_1=request.is_1_1, is_persistent=request.is_persistent)
-        return head + self._connection.factory.end_of_head()
-
-    def _finish(self, status: int) -> None:
-        request, connection = self._request, self._connection
-        connection.factory.routes.told(request.method, request.target.partition("?")[0], status)
-        self._over()
-        connection.answered(is_persistent=request.is_persistent)

@@ -58,8 +58,8 @@ class Message(msgspec.Struct, frozen=True):
     """One JSON-RPC message. (A struct, for there are several for each request, and these are made fastest.)
 
     ``raw`` is its text as it came; ``id`` the canonical JSON text of its id (None for a notification and for an
-    error answer without id); ``text`` is that of ``params``, ``result`` or ``error``, whichever it has; it may be a part
-    of ``raw`` that is not copied before somebody asks for the ``body``.
+    error answer without id); ``text`` is that of ``params``, ``result`` or ``error``, whichever it has. It may be part
+    of ``raw``, and is copied when somebody asks for the ``body``.
     """
 
     kind: Kind
