@@ -14,6 +14,8 @@ class Timers:
     :param clock: keeps time.
     """
 
+    __slots__ = ("_calls", "_clock")
+
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
         self._calls: dict[str, IDelayedCall] = {}

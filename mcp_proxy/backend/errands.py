@@ -24,16 +24,16 @@ class Errands:
     def __init__(self, clock: IReactorTime, timeout: float) -> None:
         self._clock = clock
         self._timeout = timeout
-        self._pending: set[Deferred[Any]] = set()
+        self._pending: dict[Deferred[Any], None] = {}
         self._is_over = False
 
     def run(self, asked: Deferred[Any], answered: Callable[[Any], None], failed: Callable[[Failure], None]) -> None:
         """Wait for an answer."""
-        self._pending.add(asked)
+        self._pending[asked] = None
         deadline = self._clock.callLater(self._timeout, asked.cancel)
 
         def over(result: Any) -> Any:
-            self._pending.discard(asked)
+            self._pending.pop(asked, None)
             if deadline.active():
                 deadline.cancel()
             return result

@@ -62,7 +62,7 @@ class HTTPSSELink:
         self._post_url = ""
         self._stream: Response | None = None
         self._closed = False
-        self._pausers: set[object] = set()
+        self._pausers: dict[object, None] = {}
         self._outbox = Outbox(clock, self._send_now, max_posts=MAX_POSTS, order_wait=ORDER_WAIT)
         self._posts: dict[Outgoing, ICancellable | None] = {}
         self._opening: Deferred[None] | None = None
@@ -162,13 +162,13 @@ class HTTPSSELink:
 
     def pause(self, source: object) -> None:
         """Receive nothing for now."""
-        self._pausers.add(source)
+        self._pausers[source] = None
         if self._stream is not None:
             self._stream.pause()
 
     def resume(self, source: object) -> None:
         """Receive again, if nothing else is in the way."""
-        self._pausers.discard(source)
+        self._pausers.pop(source, None)
         if self._stream is not None and not self._pausers:
             self._stream.resume()
 

@@ -34,40 +34,42 @@ class Outbox:
         self._max_posts = max_posts
         self._order_wait = order_wait
         self._timers = Timers(clock)
-        self._queue: deque[Outgoing] = deque()
-        self._busy: set[Outgoing] = set()
-        self._unheard: set[Outgoing] = set()
-        self._barriers: set[Outgoing] = set()
+        self._queue: deque[Outgoing] | None = None  # an empty one is large, and most are empty
+        self._busy: dict[Outgoing, None] = {}  # the smaller set
+        self._unheard: dict[Outgoing, None] = {}
+        self._barriers: dict[Outgoing, None] = {}
         self._is_held = False
 
     def add(self, outgoing: Outgoing) -> bool:
         """Take a message; False if there is no room."""
-        if len(self._queue) >= MAX_QUEUED:
-            return False
-        self._queue.append(outgoing)
-        if len(self._queue) > 1 or self._is_held or self._barriers or outgoing.barrier:
+        if self._queue or self._is_held or self._barriers or outgoing.barrier or len(self._busy) >= self._max_posts:
+            if self._queue is None:
+                self._queue = deque()
+            if len(self._queue) >= MAX_QUEUED:
+                return False
+            self._queue.append(outgoing)
             self._pump()
-        elif len(self._busy) < self._max_posts:
-            self._next()
+        else:
+            self._begin(outgoing)
         return True
 
     def withdraw(self, outgoing: Outgoing) -> bool:
         """Take a message back; False if its turn has come already."""
-        if outgoing not in self._queue:
+        if self._queue is None or outgoing not in self._queue:
             return False
         self._queue.remove(outgoing)
         return True
 
     def heard(self, outgoing: Outgoing) -> None:
         """The backend has reacted to a message, so it has read it."""
-        self._unheard.discard(outgoing)
-        self._barriers.discard(outgoing)
+        self._unheard.pop(outgoing, None)
+        self._barriers.pop(outgoing, None)
         if self._queue:
             self._pump()
 
     def done(self, outgoing: Outgoing) -> None:
         """Nothing more comes of a message: another may be under way in its place."""
-        self._busy.discard(outgoing)
+        self._busy.pop(outgoing, None)
         self.heard(outgoing)
 
     def hold(self) -> None:
@@ -82,7 +84,7 @@ class Outbox:
     def clear(self) -> None:
         """Forget all; nothing is sent any more."""
         self._is_held = True
-        self._queue.clear()
+        self._queue = None
         self._timers.cancel_all()
 
     @property
@@ -98,15 +100,19 @@ class Outbox:
             self._next()
 
     def _waited_enough(self) -> None:
-        if self._queue and not self._is_held:
+        if not self._is_held:
             self._next()
         self._pump()
 
     def _next(self) -> None:
         self._timers.cancel("order")
-        outgoing = self._queue.popleft()
-        self._busy.add(outgoing)
-        self._unheard.add(outgoing)
+        if self._queue:
+            outgoing = self._queue.popleft()
+            self._queue = self._queue or None
+            self._begin(outgoing)
+
+    def _begin(self, outgoing: Outgoing) -> None:
+        self._busy[outgoing] = self._unheard[outgoing] = None
         if outgoing.barrier:
-            self._barriers.add(outgoing)
+            self._barriers[outgoing] = None
         self._post(outgoing)

@@ -93,7 +93,7 @@ class StreamableLink:
         self._closed = False
         self._posts: dict[Outgoing, Post] = {}
         self._outbox = Outbox(clock, self._send_now, max_posts=MAX_POSTS, order_wait=ORDER_WAIT)
-        self._pausers: set[object] = set()
+        self._pausers: dict[object, None] = {}
         self._errands = Errands(clock, open_timeout)
         self._doubts = Doubts(self, clock)
         self._timers = Timers(clock)
@@ -151,7 +151,7 @@ class StreamableLink:
 
     def pause(self, source: object) -> None:
         """The client does not read what comes from this source."""
-        self._pausers.add(source)
+        self._pausers[source] = None
         for response in self._feeding(source):
             response.pause()
         if source is None:
@@ -159,7 +159,7 @@ class StreamableLink:
 
     def resume(self, source: object) -> None:
         """It reads again."""
-        self._pausers.discard(source)
+        self._pausers.pop(source, None)
         for response in self._feeding(source):
             response.resume()
         if source is None:

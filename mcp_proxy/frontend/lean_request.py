@@ -98,6 +98,7 @@ class LeanStream(ClientStream):
         self.started = True
         end = b"Transfer-Encoding: chunked\r\n\r\n" if self._request.is_1_1 else b"\r\n"
         self._connection.gather(self._head(200, STREAM_HEADERS + headers) + end)
+        self._request.headers = ()  # streams last, and nobody asks for them any more
         if self._connection.is_full:
             self.pauseProducing()
 

@@ -15,16 +15,18 @@ class EventLog:
     def __init__(self, max_events: int, max_bytes: int) -> None:
         self._max_events = max_events
         self._max_bytes = max_bytes
-        self._events: deque[tuple[int, bytes]] = deque()
+        self._events: deque[tuple[int, bytes]] | None = None  # an empty one is large, and many stay empty
         self.size = 0
         self.last = 0
 
     def __len__(self) -> int:
-        return len(self._events)
+        return 0 if self._events is None else len(self._events)
 
     def append(self, event: bytes) -> int:
         """Keep an event; return its number (1, 2, ...)."""
         self.last += 1
+        if self._events is None:
+            self._events = deque()
         self._events.append((self.last, event))
         self.size += len(event)
         while len(self._events) > self._max_events or (self.size > self._max_bytes and len(self._events) > 1):
@@ -33,9 +35,9 @@ class EventLog:
 
     def clear(self) -> None:
         """Keep none of them any more."""
-        self._events.clear()
+        self._events = None
         self.size = 0
 
     def since(self, number: int) -> list[tuple[int, bytes]]:
         """The events after this number that are still kept, in order."""
-        return [(own, event) for own, event in self._events if own > number]
+        return [(own, event) for own, event in self._events or () if own > number]
