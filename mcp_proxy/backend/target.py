@@ -7,7 +7,9 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from attrs import frozen
-from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.abstract import isIPAddress, isIPv6Address
+from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint
+from twisted.internet.interfaces import IStreamClientEndpoint
 
 from mcp_proxy.wire.headers import Headers
 
@@ -56,9 +58,13 @@ class Target:
         return (*headers, (b"Authorization", self.authorization))
 
 
-def endpoint_to(reactor: Any, host: str, port: int, timeout: float) -> HostnameEndpoint:
-    """Where to connect to; like Twisted's own, but it learns of a refused connection sooner.
+def endpoint_to(reactor: Any, host: str, port: int, timeout: float) -> IStreamClientEndpoint:
+    """Where to connect to; like Twisted's own, but it learns of a refused connection sooner, and an address is no name.
 
     :param timeout: seconds until an attempt is given up.
     """
+    if isIPAddress(host):
+        return TCP4ClientEndpoint(reactor, host, port, timeout)
+    if isIPv6Address(host):
+        return TCP6ClientEndpoint(reactor, host, port, timeout)
     return HostnameEndpoint(reactor, host, port, timeout=timeout, attemptDelay=ATTEMPT_DELAY)
