@@ -31,15 +31,14 @@ class SiteChannel:
         self._web = web = self.site.requestFactory(self)
         for name, value in request.headers:
             web.requestHeaders.addRawHeader(name, value)
-        if request.has_length and request.body is not None:
-            web.requestHeaders.setRawHeaders(b"content-length", [b"%d" % len(request.body)])
+        length = web.max_body_bytes + 1 if request.body is None else len(request.body)
+        if request.has_length:
+            web.requestHeaders.setRawHeaders(b"content-length", [b"%d" % length])
         if request.is_1_1 and not request.is_persistent:
             web.responseHeaders.setRawHeaders(b"connection", [b"close"])
         web.parseCookies()
-        if request.body is None:
-            web.gotLength(web.max_body_bytes + 1)
-        else:
-            web.gotLength(len(request.body))
+        web.gotLength(length)
+        if request.body is not None:
             web.handleContentChunk(request.body)
         version = b"HTTP/1.1" if request.is_1_1 else b"HTTP/1.0"
         web.requestReceived(request.method.encode("ascii"), request.target.encode("ascii"), version)

@@ -288,6 +288,13 @@ class Stacks(SynchronousTestCase):
         """Odd, split, pipelined, oversized and malformed requests have the same effect on both."""
         self.compare(data, cut(data, places))
 
+    def test_large_for_the_site(self) -> None:
+        """A body over the limit in a request that is not plain has a length all the same; found by the test above."""
+        data = b"POST /%%6dcp HTTP/1.0\r\nHost: localhost\r\nContent-Length: 598\r\n\r\n%b" % (b" " * 598)
+        lean, klein = self.outcomes([data])
+        self.assertEqual(lean, klein)
+        self.assertEqual([answer[0] for answer in lean.answers], [415])
+
 
 def is_refusal(answer: tuple[int, HeaderList, bytes]) -> bool:
     """Whether it is how the lean way ends a connection."""
