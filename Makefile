@@ -48,7 +48,8 @@ scenarios: $(VENV)/.test $(VENV)/sdk2/.stamp $(SDK)/node_modules/.stamp  ## the 
 
 # TIMES=1000 for longer.
 fuzz: $(VENV)/.test  ## odd bytes and odd messages of clients and servers, many more of them than in the tests
-	FUZZ=$(or $(TIMES),30) $(BIN)/python -m twisted.trial tests.memory.test_anything tests.memory.test_fuzz
+	FUZZ=$(or $(TIMES),30) $(BIN)/python -m twisted.trial tests.memory.test_anything tests.memory.test_fuzz \
+	    tests.unit.test_http1 tests.unit.test_jsonrpc tests.unit.test_sse tests.unit.test_sealed
 
 matrix: $(VENV)/.test $(VENV)/sdk2/.stamp $(SDK)/node_modules/.stamp  ## every SDK client with every kind of server; writes docs/compatibility.md
 	timeout --foreground --kill-after=30 15m $(BIN)/python -m tests.e2e.matrix

@@ -327,7 +327,7 @@ class ModernLink:
         identity = jsonrpc.answered_id(event.head, event.tail) if about is None else about.backend_id
         about = next((each for each in self._posts if each.backend_id == identity), None)
         if about is None:
-            log.warn("event of {size} bytes dropped", size=event.size)
+            self.owner.link_oversized(self, Oversized(b"", b"", event.size))  # its edges name ids of this link
             return
         post = self._posts[about]
         call = self._calls.find(post)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -77,6 +78,23 @@ class Pages(SynchronousTestCase):
         text = (ROOT / "docs/metrics.md").read_text("utf-8")
         rows = re.findall(r"^\| `(mcp_proxy_\w+)` \| (\w+) \| [^|]*\| (.*) \|$", text, re.MULTILINE)
         self.assertEqual(rows, [(name_of(each), each.type, each.documentation) for each in families()])
+
+    def test_logs(self) -> None:
+        """The page about operations has each message that is logged by default, but for failures of our own."""
+        page = (ROOT / "docs/operations.md").read_text("utf-8")
+        rows = re.findall(r"^\| (`.*?) \| ", page, re.MULTILINE)
+        named = [words for row in rows for words in re.findall(r"`([^`]+)`", row)]
+        for path in sorted((ROOT / "mcp_proxy").rglob("*.py")):
+            for call in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(call, ast.Call) and ast.unparse(call.func) in ("log.info", "log.warn", "log.error"):
+                    text = str(ast.literal_eval(call.args[0]))
+                    self.assertTrue(any(is_about(words, text) for words in named), f"{path.name}: {text}")
+
+
+def is_about(words: str, text: str) -> bool:
+    """Whether these words, with dots for what is left out, are those of a message, with names in braces."""
+    message = re.sub(r"\\{\w+(:[^}]*)?\\}", ".*", re.escape(text))
+    return bool(re.fullmatch(message, words) or re.fullmatch(re.escape(words).replace(r"\.\.\.", ".*"), text))
 
 
 def series() -> set[str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import httptools
 from attrs import frozen
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as some
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -19,6 +19,7 @@ from mcp_proxy.wire.errors import (
     ProxyError,
 )
 from mcp_proxy.wire.http1 import RequestReader
+from tests.support.fuzz import examples
 
 HOST = b"Host: x\r\n"
 CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -354,7 +355,7 @@ LENGTHS = some.sampled_from(
 
 
 class AnyBytes(SynchronousTestCase):
-    @settings(max_examples=400, deadline=None)
+    @examples(400)
     @given(
         data=some.lists(one_request(), max_size=4).map(b"".join), places=some.lists(some.integers(0, 400), max_size=6)
     )
@@ -362,7 +363,7 @@ class AnyBytes(SynchronousTestCase):
         """Where the bytes are cut makes no difference, whatever they are."""
         self.assertEqual(read(*cut(data, *places)).seen, read(data).seen)
 
-    @settings(max_examples=400, deadline=None)
+    @examples(400)
     @given(data=some.lists(one_request(), min_size=1, max_size=3).map(b"".join))
     def test_second_opinion(self, data: bytes) -> None:
         """What is taken here means the same to the parser of Node.js, which many others use; it may refuse more."""
@@ -372,7 +373,7 @@ class AnyBytes(SynchronousTestCase):
             if other is not None:
                 self.assertEqual([each[:3] for each in reading.seen], other[: len(reading.seen)])
 
-    @settings(max_examples=400, deadline=None)
+    @examples(400)
     @given(
         lines=some.lists(GOOD_LINES, max_size=3),
         length=LENGTHS,
@@ -424,7 +425,7 @@ class AnyBytes(SynchronousTestCase):
         self.assertEqual(len({each[0] for each in seen}), 1)
         self.assertEqual([each[1] for each in seen], [b"1", b"22", b"333333333333"])
 
-    @settings(max_examples=200, deadline=None)
+    @examples(200)
     @given(data=some.binary(max_size=300), place=some.integers(0, 300))
     def test_noise(self, data: bytes, place: int) -> None:
         """Noise is refused or waited for; nothing breaks."""

@@ -7,17 +7,18 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from mcp_proxy.wire import jsonrpc
 from mcp_proxy.wire.errors import BatchRefused, EmptyBody, NotJSON, NotJSONRPC
 from mcp_proxy.wire.jsonrpc import Kind, canonical_id, parse
+from tests.support.fuzz import examples
 
 T = TypeVar("T")
-MANY = settings(max_examples=200, deadline=None)
-SOME = settings(max_examples=60, deadline=None)
+MANY = examples(200)
+SOME = examples(60)
 
 #: JSON text as a peer may write it: nothing in it is a message, though some of it looks like one.
 HOSTILE = (

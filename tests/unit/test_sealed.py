@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from mcp_proxy.session.bridge.sealed import PREFIX, BadState, Seal, is_sealed
+from tests.support.fuzz import examples
 
-MANY = settings(max_examples=100, deadline=None)
+MANY = examples(100)
 
 
 class Sealed(SynchronousTestCase):

@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from mcp_proxy.wire.sse import Decoder, Event, Oversized, comment, encode, retry
+from tests.support.fuzz import examples
 
-MANY = settings(max_examples=200, deadline=None)
-SOME = settings(max_examples=50, deadline=None)
+MANY = examples(200)
+SOME = examples(50)
 #: How many bytes of each end of an event over the bound are kept, and what the decoder may keep beside the bound.
 EDGE = 4096
 SLACK = 4 * EDGE + 32
