@@ -214,6 +214,7 @@ class AutoLink:
             self._is_answered()
             return
         if self._step + 1 == len(self._order):
+            self._detection.forget()  # the backend has become another one, and nobody has noticed
             self._give_back(self._refusal or refusal)
             return
         self._use(self._step + 1)

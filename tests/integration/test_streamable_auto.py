@@ -157,6 +157,18 @@ class Detected(AutoCase):
         self.assertEqual(result_of(await client.call(n=1)), {"echo": {"n": 1}})
         self.assertEqual(len(old.deliveries("tools/call")), 1)
 
+    async def test_changes_unseen_newcomer(self) -> None:
+        """The same for a client that comes then: what was known is tried once, not twice."""
+        self.backend.offers_stream = False
+        self.start()
+        await self.joined()
+        old = self.old()
+        await self.become(old)
+        client = self.newcomer()
+        await self.initialized(old, client)
+        self.assertLessEqual(self.tries(old), 2)
+        self.assertEqual(result_of(await client.call(n=1)), {"echo": {"n": 1}})
+
     async def test_starts_later(self) -> None:
         """A backend that is not there yet is found out when it is."""
         self.start()
