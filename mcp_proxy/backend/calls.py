@@ -174,6 +174,8 @@ class Calls:
 
     def _answered(self, call: Call, message: Message) -> None:
         """The backend has answered a POST of this request."""
+        if self._calls.get(call.identity) is not call:
+            return  # it was cancelled while the answer was in doubt
         call.post = None
         if message.is_error:
             self._failed(call, message)

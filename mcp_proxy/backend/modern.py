@@ -25,6 +25,7 @@ from mcp_proxy.wire import jsonrpc, revisions
 from mcp_proxy.wire.errors import NotJSON, NotJSONRPC
 from mcp_proxy.wire.headers import Headers, standing
 from mcp_proxy.wire.jsonrpc import Kind, Message
+from mcp_proxy.wire.modern import OF_SESSIONS
 from mcp_proxy.wire.sse import Oversized
 
 log = Logger()
@@ -364,12 +365,19 @@ class ModernLink:
         error = None if refusal.answer is None else _error_in(refusal.answer, outgoing.exchange)
         if error is None or refusal.status in (401, 403) or refusal.status > last:
             post.refused(refusal)
+        elif post.outer is not None and last == 500 and _may_be_older(refusal, error):
+            self.doubt(lambda: post.received(error), post.outer)
         else:
             post.received(error)
 
     def link_lost(self, link: ILink, loss: Loss) -> None:
         """Nobody is there any more, or nobody ever was."""
         self.lose(evolve(loss, unseen=()))
+
+
+def _may_be_older(refusal: Refusal, error: Message) -> bool:
+    """Whether a server that does not know the revision may have refused it."""
+    return refusal.status in NOT_UNDERSTOOD and to_modern.error_code(error) in OF_SESSIONS
 
 
 def _error_in(answer: HTTPAnswer, exchange: Exchange) -> Message | None:

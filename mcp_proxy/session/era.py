@@ -11,13 +11,12 @@ from mcp_proxy.session.interfaces import HTTPAnswer
 from mcp_proxy.wire import jsonrpc, revisions
 from mcp_proxy.wire.errors import NotJSON, NotJSONRPC
 from mcp_proxy.wire.jsonrpc import Kind, Message
+from mcp_proxy.wire.modern import OF_SESSIONS
 
 #: How a server refuses what it does not know. 401, 403, 5xx and others say nothing about the revision.
 _NOT_KNOWN = (400, 404, 405)
 #: Errors that only the revision has.
 _MODERN = (-32020, -32021, -32022)
-#: Errors by which older servers speak of versions and sessions, be it under the id of the request.
-_OF_SESSIONS = (-32600, -32000, -32001)
 #: Errors of a server that has no ``server/discover``, which the revision demands; the second is an older SDK's.
 _NO_SUCH_METHOD = (-32601, -32602)
 
@@ -50,14 +49,14 @@ class Era:
             return False
         if request.method == revisions.DISCOVER and code == _NO_SUCH_METHOD[0]:
             return self._learn()
-        return False if error.id == request.id and code not in _OF_SESSIONS else self._learn()
+        return False if error.id == request.id and code not in OF_SESSIONS else self._learn()
 
     def answered(self, request: Message, answer: Message) -> bool:
         """A request was answered: whether that means the same."""
         if request.method != revisions.DISCOVER or not answer.is_error:
             return False
         code = answer.params().get("code")
-        return self._learn() if code in (*_NO_SUCH_METHOD, *_OF_SESSIONS) else False
+        return self._learn() if code in (*_NO_SUCH_METHOD, *OF_SESSIONS) else False
 
     def _learn(self) -> bool:
         self.is_legacy = True

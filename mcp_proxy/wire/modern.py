@@ -31,6 +31,9 @@ NAME_HEADER = b"mcp-name"
 #: revisions with a handshake.
 UNTRANSLATED = ("tasks", "extensions")
 
+#: Errors by which servers of older revisions speak of versions and sessions, be it under the id of the request.
+OF_SESSIONS = (-32600, -32000, -32001)
+
 #: Which member of params the name header repeats, for the methods that need one.
 _NAMES = {
     "tools/call": "name",

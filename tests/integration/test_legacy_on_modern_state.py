@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
 from twisted.internet.defer import Deferred
 
 from tests.integration.legacy_case import ELICIT, ROOTS, SAMPLE, TOOLS_CHANGED, UPDATED, LegacyCase, form, progress
 from tests.integration.service_case import BOB, reactor
 from tests.integration.streamable_case import result_of, silent
 from tests.support import messages
-from tests.support.messages import Json
-from tests.support.scripted import Stream
+from tests.support.messages import Json, encoded
+from tests.support.scripted import Asked, BackendConnection, Stream, response
 from tests.support.scripted_modern import ModernOnlyBackend
-from tests.support.scripted_streamable import StreamableBackend
+from tests.support.scripted_streamable import JSON_HEADER, StreamableBackend
 from tests.support.streamable_client import StreamableClient
 from tests.support.wire import Client
 
@@ -457,12 +459,26 @@ class Restarts(LegacyCase):
 
     async def test_era_of_a_call(self) -> None:
         """A call that a backend with a handshake does not understand is made again after one."""
+        await self.not_understood(StreamableBackend(reactor))
+
+    async def test_era_of_a_call_by_id(self) -> None:
+        """The same if it says so under the id of the call."""
+
+        def refuse(connection: BackendConnection, asked: Asked) -> None:
+            error = messages.error(json.loads(asked.body).get("id"), -32000)
+            connection.write(response(400, encoded(error), JSON_HEADER))
+
+        other = StreamableBackend(reactor)
+        other.on_stale = refuse
+        await self.not_understood(other)
+
+    async def not_understood(self, other: StreamableBackend) -> None:
+        """The backend is replaced by this one, without being missed; a call is carried out once."""
         self.backend.answers["subscriptions/listen"] = lambda stream, asked: messages.error(asked["id"], -32601)
         self.start()
         client = await self.legacy()
         self.backend.die("fin")
         await self.backend._stopping
-        other = StreamableBackend(reactor)
         other.port, other.generation = self.backend.port, self.backend.generation
         self.others.append(other)
         other.start()
