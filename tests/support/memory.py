@@ -315,7 +315,7 @@ class Connection:
         if STACK == "lean":
             kept: int = self._transport.protocol._reader.kept
             return kept
-        (request,) = self._transport.protocol._channel.requests
+        (request,) = self._transport.protocol.requests
         return len(request.content.getvalue())
 
     @property
