@@ -276,7 +276,7 @@ class RequestReader:
         self._is_chunked = is_chunked
         self._expects = expects and (is_chunked or self._left > 0)
         if length is not None and not expects:
-            self._mould, self._model = Mould.of(head), request
+            self._mould, self._model = Mould.of(head), request.again()  # whoever gets the request may change it
 
     def _start(self, request: Request, length: int) -> None:
         self._request = request

@@ -9,6 +9,7 @@ from twisted.internet.error import ConnectionDone
 
 from mcp_proxy import direct
 from mcp_proxy.frontend import lean, stream
+from mcp_proxy.wire import jsonrpc
 from mcp_proxy.wire.errors import ProxyError
 from tests.memory.house_case import ALICE, HouseCase
 from tests.support import messages
@@ -71,6 +72,20 @@ class Order(LeanCase):
         self.assertEqual([each["id"] for each in link.sent if each.get("method") == "tools/call"], ["slow"])
         link.tell(messages.result("slow", {}))
         self.assertEqual(self.statuses(connection), [200, 200, 202])
+
+    def test_after_stream(self) -> None:
+        """A request with the same head as one whose answer was a stream is a request like any other."""
+        house, session = self.house, self.session()
+        connection = house.connect()
+        for number in range(3):
+            house.backend.answers["tools/call"] = lambda asked: None
+            connection.send(ask("POST", "/mcp", (*STREAMABLE, session), encoded(messages.call(number))))
+            link = house.backend.link
+            about = link.outgoing[-1].exchange
+            told: Any = jsonrpc.parse(encoded(messages.notification("notifications/x")))
+            link.owner.link_received(link, told, about)
+            link.tell(messages.result(number, {}))
+        self.assertEqual(self.statuses(connection), [200, 200, 200])
 
     def session(self) -> tuple[bytes, bytes]:
         """A Streamable HTTP session."""

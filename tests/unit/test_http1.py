@@ -425,6 +425,16 @@ class AnyBytes(SynchronousTestCase):
         self.assertEqual(len({each[0] for each in seen}), 1)
         self.assertEqual([each[1] for each in seen], [b"1", b"22", b"333333333333"])
 
+    def test_given_away(self) -> None:
+        """What becomes of a request does not change the next one with the same head."""
+        reader = RequestReader(1000, 2000)
+        for _ in range(3):
+            reader.feed(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n1")
+            request = reader.next()
+            assert request is not None
+            self.assertEqual((request.headers, request.is_persistent), (((b"host", b"x"),), True))
+            request.headers, request.is_persistent = (), False
+
     @examples(200)
     @given(data=some.binary(max_size=300), place=some.integers(0, 300))
     def test_noise(self, data: bytes, place: int) -> None:
