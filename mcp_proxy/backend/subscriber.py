@@ -1,7 +1,8 @@
 """What a modern link listens for: one ``subscriptions/listen``, made anew whenever its session wants something else.
 
 The next stream is acknowledged before the one before it is closed, so nothing falls between them. A stream that ends is
-asked for again, less and less often; whatever it would have brought may have happened meanwhile, so that is told.
+asked for again, less and less often; whatever it would have brought may have happened meanwhile, so that is told. One
+that would have brought nothing is not asked for again.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ class Stream:
     subscriber: Subscriber
     waiting: list[tuple[bytes, str]]
     is_sent: bool = False
+    is_in_vain: bool = False  # the backend has agreed to tell of nothing
     outgoing: Outgoing | None = None
 
     def received(self, message: Message) -> None:
@@ -133,7 +135,7 @@ class Subscriber:
 
     def _change(self, identity: bytes, uri: str) -> None:
         self._waiting.append((identity, uri))
-        if self._next is not None or "again" in self._timers:
+        if self._next is not None:
             self._is_stale = True
         else:
             self._timers.keep("change", 0.0, self._open)  # one stream for all that is asked at the same time
@@ -178,6 +180,9 @@ class Subscriber:
         elif message.kind is Kind.NOTIFICATION:
             if stream is self._current:
                 self._link.tell(to_modern.untagged(message))
+        elif message.kind is Kind.RESPONSE and stream is self._current and stream.is_in_vain and not message.is_error:
+            self._current = None  # and nothing is missed
+            self._timers.cancel("lasting")
         elif message.kind is Kind.RESPONSE:
             code = to_modern.error_code(message) if message.is_error else 0
             reason = str(message.params().get("message", ""))[:200] if message.is_error else "the backend ended it"
@@ -188,6 +193,7 @@ class Subscriber:
         honoured: dict[str, Any] = filter_ if isinstance(filter_, dict) else {}
         uris = honoured.get("resourceSubscriptions")
         uris = [uri for uri in uris if isinstance(uri, str)] if isinstance(uris, list) else []
+        stream.is_in_vain = not uris and not any(honoured.get(name) for name, _ in _LISTS.values())
         self._timers.cancel("acknowledged")
         before, self._current, self._next = self._current, stream, None
         self._failures = 0

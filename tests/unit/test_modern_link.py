@@ -417,6 +417,46 @@ class Bounds(SynchronousTestCase):
         self.assertEqual(len(self.world.inner.posts("subscriptions/listen")), 1)
         self.assertTrue(all("result" in self.world.owner.answers(number)[0] for number in range(20)))
 
+    def listens(self) -> list[Json]:
+        """The streams that were asked for."""
+        return [each for each in self.world.inner.sent if each["method"] == "subscriptions/listen"]
+
+    def test_in_vain(self) -> None:
+        """A backend that ends a stream for which it has nothing to tell is not asked again, but for something else."""
+        inner = self.world.inner
+        inner.answer(inner.posts("subscriptions/listen")[0], {})
+        self.world.clock.advance(1)
+        (post,) = inner.posts("subscriptions/listen")
+        inner.say(post, modern.acknowledged(json.loads(post.raw)["id"]))
+        inner.answer(post, {})
+        before = len(self.listens())
+        for _ in range(100):
+            self.world.clock.advance(1)
+        self.assertEqual((len(self.listens()), self.world.clock.getDelayedCalls()), (before, []))
+        self.world.send(messages.request("resources/subscribe", 1, {"uri": "a"}))
+        self.world.clock.advance(0)
+        self.world.acknowledge()
+        self.assertEqual(self.world.owner.answers(1), [messages.result(1, {})])
+        self.assertEqual(self.world.owner.told("notifications/resources/updated"), [])
+
+    def test_not_delayed(self) -> None:
+        """However seldom a stream that ends is asked for again, who subscribes need not wait for that."""
+        inner, clock = self.world.inner, self.world.clock
+        for _ in range(8):
+            inner.answer(inner.posts("subscriptions/listen")[0], {})
+            while not inner.posts("subscriptions/listen"):
+                clock.advance(0.1)
+            self.world.acknowledge()
+        inner.answer(inner.posts("subscriptions/listen")[0], {})
+        before = len(self.listens())
+        clock.advance(5)
+        self.assertEqual(len(self.listens()), before)
+        self.world.send(messages.request("resources/subscribe", 1, {"uri": "a"}))
+        clock.advance(0)
+        self.assertEqual(self.listens()[-1]["params"]["notifications"]["resourceSubscriptions"], ["a"])
+        self.world.acknowledge()
+        self.assertEqual(self.world.owner.answers(1), [messages.result(1, {})])
+
     def test_stopping(self) -> None:
         """A backend that ends the stream and listens no more may finish its calls; then the link is over."""
         inner, owner, clock = self.world.inner, self.world.owner, self.world.clock
