@@ -101,15 +101,16 @@ def python2() -> str:
     return str(found)
 
 
-def node(*words: str) -> Command:
+def node(*words: str, packages: Iterable[str] = ("sdk", "client", "server-everything")) -> Command:
     """A program for Node.js.
 
+    :param packages: of the SDK, which it needs.
     :raises AssertionError: something is missing; the message says how to get it.
     """
     found = shutil.which("node")
     assert found, "the tests against the TypeScript SDK need Node.js 20 or later, and there is no `node`"
     installed = TYPESCRIPT / "node_modules" / "@modelcontextprotocol"
-    for name in ("sdk", "client", "server-everything"):
+    for name in packages:
         assert (installed / name).is_dir(), f"{name} is not installed: npm --prefix tests/e2e/typescript ci"
     return Command([found, *words])
 
@@ -166,6 +167,10 @@ def _modern_backend() -> Program:
     return Module(python2(), "tests.e2e.backend_modern")
 
 
+def _typescript2_backend() -> Program:
+    return node(str(TYPESCRIPT / "server2.mjs"), packages=("server", "node"))
+
+
 def _everything() -> Program:
     server = TYPESCRIPT / "node_modules" / "@modelcontextprotocol" / "server-everything" / "dist" / "index.js"
     return node("--import", (TYPESCRIPT / "everything.mjs").as_uri(), str(server))
@@ -188,6 +193,10 @@ def _everything_kind(name: str, transport: str, mode: str, path: str) -> Backend
     )
 
 
+def _typescript2_kind(name: str, mode: str) -> BackendKind:
+    return BackendKind(name, "streamable", _typescript2_backend, (mode,), "/mcp")
+
+
 def _python2_kind(name: str, server: str, *, asks: bool = True) -> BackendKind:
     return BackendKind(name, "streamable", _python2_backend, (server,), "/mcp", asks=asks)
 
@@ -202,10 +211,16 @@ EVERYTHING_STREAMABLE = _everything_kind("EverythingStreamable", "streamable", "
 
 MODERN = BackendKind("Modern", "streamable", _modern_backend, (), "/mcp")
 BOTH = BackendKind("Both", "streamable", _modern_backend, ("--both",), "/mcp")
+TYPESCRIPT2_BOTH = _typescript2_kind("TypeScript2Both", "sessions")
+TYPESCRIPT2_STATELESS = _typescript2_kind("TypeScript2Stateless", "stateless")
+TYPESCRIPT2_MODERN = _typescript2_kind("TypeScript2Modern", "modern")
 
 #: Backends of the Python SDK 1.x, which can do all that the scenarios need, and all backends.
 BACKENDS = (SSE, STREAMABLE)
-ALL_BACKENDS = (*BACKENDS, PYTHON2, FASTMCP, FASTMCP_STATELESS, EVERYTHING_SSE, EVERYTHING_STREAMABLE, MODERN)
+ALL_BACKENDS = (
+    *(*BACKENDS, PYTHON2, FASTMCP, FASTMCP_STATELESS, EVERYTHING_SSE, EVERYTHING_STREAMABLE),
+    *(MODERN, TYPESCRIPT2_BOTH, TYPESCRIPT2_STATELESS, TYPESCRIPT2_MODERN),
+)
 
 Pairs = Iterable[tuple[ClientKind, BackendKind]]
 

@@ -35,6 +35,9 @@ from tests.e2e.kinds import (
     SSE,
     STREAMABLE,
     TYPESCRIPT2_AUTO,
+    TYPESCRIPT2_BOTH,
+    TYPESCRIPT2_MODERN,
+    TYPESCRIPT2_STATELESS,
     TYPESCRIPT_SSE,
     TYPESCRIPT_STREAMABLE,
     BackendKind,
@@ -64,16 +67,22 @@ BACKENDS: dict[str, BackendKind] = {
     "Streamable only (Python 1.x)": STREAMABLE,
     "both eras (Python 2.x)": BOTH,
     "2026-07-28 only (Python 2.x)": MODERN,
+    "both eras (TypeScript 2.x)": TYPESCRIPT2_BOTH,
+    "both eras, without sessions (TypeScript 2.x)": TYPESCRIPT2_STATELESS,
+    "2026-07-28 only (TypeScript 2.x)": TYPESCRIPT2_MODERN,
     "FastMCP": FASTMCP,
     "FastMCP, stateless": FASTMCP_STATELESS,
     "server-everything, HTTP+SSE": EVERYTHING_SSE,
     "server-everything, Streamable": EVERYTHING_STREAMABLE,
 }
 #: Those that offer everything; the others have tools, and some a question.
-FULL = (SSE, STREAMABLE, BOTH, MODERN)
+FULL = (SSE, STREAMABLE, BOTH, MODERN, TYPESCRIPT2_BOTH, TYPESCRIPT2_STATELESS, TYPESCRIPT2_MODERN)
 
 
 NOT_OFFERED = "the server does not offer it"
+WITHOUT_SESSIONS = "this server has no sessions for clients of older revisions"
+#: Why not, where it is the server's doing.
+OF_SERVERS = (NOT_OFFERED, WITHOUT_SESSIONS)
 
 
 class NotPossible(Exception):
@@ -90,8 +99,13 @@ class Cell:
     client: Client
     results: dict[str, str] = field(factory=dict)
 
-    def needs(self, *, full: bool = False, question: bool = False) -> None:
-        """Give up here unless the backend offers this."""
+    def needs(self, *, full: bool = False, question: bool = False, session: bool = False) -> None:
+        """Give up here unless the backend offers this.
+
+        :param session: it is something that clients of older revisions need a session for.
+        """
+        if session and self.backend_kind is TYPESCRIPT2_STATELESS and self.client_kind.transport != "modern":
+            raise NotPossible(WITHOUT_SESSIONS)
         if (full and self.backend_kind not in FULL) or (question and not self.backend_kind.asks):
             raise NotPossible(NOT_OFFERED)
 
@@ -137,19 +151,19 @@ class Cell:
 
     async def sampling(self) -> None:
         """The backend asks for a completion."""
-        self.needs(full=True)
+        self.needs(full=True, session=True)
         assert await self.client.call("ask", kind="sampling") == "blue"
 
     async def elicitation(self) -> None:
         """The backend asks the user."""
-        self.needs(question=True)
+        self.needs(question=True, session=True)
         if self.client_kind.transport == "modern" and self.backend_kind is FASTMCP:
             raise NotPossible("without a session this server has no way to ask")
         assert await self.client.call("ask", kind="elicitation") == "accept: blue"
 
     async def subscription(self) -> None:
         """A resource has changed."""
-        self.needs(full=True)
+        self.needs(full=True, session=True)
         is_modern = self.client_kind.transport == "modern"
         if "subscription" not in self.results:
             await (
@@ -172,7 +186,7 @@ class Cell:
 
     async def cancellation(self) -> None:
         """A call that is not wanted any more, beside one that is."""
-        self.needs(full=True)
+        self.needs(full=True, session=True)
         self.backend.shut_gate("cancelled")
         line = f"unwanted {self.backend.pid}"
         self.client.start_call("append", line=line, gate="cancelled")
@@ -314,8 +328,9 @@ def page(results: Results) -> tuple[str, list[str]]:
         for name, result in cell.items():
             why = result.removeprefix("- ")
             if why != result and not name.endswith(" again"):
-                what = (backend, why) if why == NOT_OFFERED else (name, why)
-                skipped.setdefault(what, {})[name if why == NOT_OFFERED else f"{client} with {backend}"] = None
+                is_of_server = why in OF_SERVERS
+                what = (backend, why) if is_of_server else (name, why)
+                skipped.setdefault(what, {})[name if is_of_server else f"{client} with {backend}"] = None
     missing = sorted(f"- {what} ({why}): {', '.join(sorted(where))}" for (what, why), where in skipped.items())
     offered = "\n".join(missing)
     return f"{text}\n### Failures\n\n{told}\n\n### What was not tried, and why\n\n{offered}\n", failures

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from tests.e2e.cases import for_pairs
-from tests.e2e.kinds import CLIENTS, MODERN
+from tests.e2e.kinds import CLIENTS, MODERN, PYTHON_STREAMABLE, TYPESCRIPT2_MODERN
 from tests.e2e.processes import until
 
 TOOLS = ["echo", "pid", "append", "count", "ask"]
 
 
-@for_pairs((client, MODERN) for client in CLIENTS)
+@for_pairs((*((client, MODERN) for client in CLIENTS), (PYTHON_STREAMABLE, TYPESCRIPT2_MODERN)))
 class ModernBackend:
-    """With every client of the SDKs' versions 1."""
+    """With every client of the SDKs' versions 1, and with a server of the other SDK."""
 
     async def test_everyday(self) -> None:
         """Lists, calls, reads, progress and questions; the server sees nothing of the handshake."""

@@ -20,6 +20,13 @@ class Table(SynchronousTestCase):
         self.assertIn(failures[0], text)
         self.assertIn(f"- {BACKEND} ({matrix.NOT_OFFERED}): read", text)
 
+    def test_not_tried(self) -> None:
+        """What a server does not do for some clients is told once, what some pair cannot do for each."""
+        cell = {"sampling": f"- {matrix.WITHOUT_SESSIONS}", "read": f"- {matrix.WITHOUT_SESSIONS}", "call": "- so"}
+        text, _ = matrix.page({(CLIENT, BACKEND): cell, (OTHER, BACKEND): cell})
+        self.assertIn(f"- {BACKEND} ({matrix.WITHOUT_SESSIONS}): read, sampling\n", text)
+        self.assertIn(f"- call (so): {CLIENT} with {BACKEND}, {OTHER} with {BACKEND}\n", text)
+
     def test_all_well(self) -> None:
         """Without a failure it says so."""
         text, failures = matrix.page({(CLIENT, BACKEND): {"connect": "ok"}})
