@@ -91,6 +91,7 @@ class AutoLink:
     """A link that finds out. Until then it is the link to its owner, and the owner to the link inside."""
 
     is_judged = False
+    is_owed = True
 
     def __init__(
         self, detection: Detection, owner: ILinkHolder, headers: Headers, order: tuple[Transport, ...]

@@ -39,6 +39,7 @@ class HTTPSSELink:
     """
 
     correlates = False
+    is_owed = True
     is_judged = True
 
     def __init__(

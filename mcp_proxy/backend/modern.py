@@ -230,6 +230,11 @@ class ModernLink:
     # -- for the subscriber and the calls ----------------------------------------------------------------------
 
     @property
+    def is_owed(self) -> bool:
+        """Whether the backend has something to answer still: not while only the client has, whom it asks something."""
+        return bool(self._waiting) or any(post.outer is not None for post in self._posts.values())
+
+    @property
     def is_busy(self) -> bool:
         """Whether answers are awaited."""
         return self._calls.is_busy

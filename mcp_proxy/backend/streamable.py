@@ -64,6 +64,7 @@ class StreamableLink:
     """
 
     correlates = True
+    is_owed = True
     is_judged = False
 
     def __init__(

@@ -121,11 +121,14 @@ class ILink(Protocol):
     """A connection, in MCP terms, to the backend.
 
     ``correlates``: it knows which of the backend's messages belong to which request. ``is_judged``: once it is open,
-    the backend has seen the client's credentials and does not object.
+    the backend has seen the client's credentials and does not object. ``is_owed``: the backend may owe it answers.
     """
 
     correlates: bool
     is_judged: bool
+
+    @property
+    def is_owed(self) -> bool: ...
 
     def open(self) -> None:
         """Connect; what becomes of it is told to the owner."""

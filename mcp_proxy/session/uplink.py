@@ -149,8 +149,8 @@ class Uplink:
             self._continue_replay(self._replay, message)
         else:
             self._courier.deliver_answer(message)
-            if self.phase is Phase.DRAINING:
-                self.drain_if_idle()
+        if self.phase is Phase.DRAINING:
+            self.drain_if_idle()
 
     def link_streaming(self, link: ILink, about: Exchange) -> None:
         """The backend answers with a stream, so the client gets one as well."""
@@ -310,8 +310,8 @@ class Uplink:
         self._courier.settle()
 
     def drain_if_idle(self) -> None:
-        """Nothing is awaited: let the backend go."""
-        if not self._courier.in_flight:
+        """Nothing is awaited of the backend: let it go."""
+        if not self._courier.in_flight or not (self.link is None or self.link.is_owed):
             self.lifecycle.drained()
 
     def answer_held(self) -> None:

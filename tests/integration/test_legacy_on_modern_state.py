@@ -143,6 +143,20 @@ class Asking(LegacyCase):
         self.assertIn("result", await client.ask(messages.request("ping", "p")))
         self.assertEqual(len(self.calls()), 1)
 
+    async def test_death_unseen(self) -> None:
+        """The same if nothing is open at the backend when it dies: it tells of no changes, and ends such a stream."""
+        self.backend.answers["subscriptions/listen"] = lambda stream, asked: messages.error(asked["id"], -32601)
+        self.asks({"inputRequests": {"a": form()}, "requestState": "s"})
+        self.start()
+        client = await self.legacy()
+        await client.begin(messages.call("c"))
+        await self.question(client, ELICIT)
+        self.backend.die()
+        self.assert_unknown(await client.answer_to("c"), "yes")
+        await self.until(lambda: client.notifications("notifications/cancelled"))
+        await self.backend.revive()
+        self.assertIn("result", await client.ask(messages.request("tools/list", "p")))
+
     async def test_restart_in_retry(self) -> None:
         """A retry whose outcome is unknown is not made again either."""
         self.asks({"inputRequests": {"a": form()}, "requestState": "s"})

@@ -23,6 +23,7 @@ class FakeLink:
 
     correlates = False
     is_judged = True
+    is_owed = True
 
     def __init__(self, owner: ILinkOwner, headers: Headers) -> None:
         self.owner = owner

@@ -21,6 +21,7 @@ class Link(FakeLink):
     """A link that knows which message belongs to which request."""
 
     correlates = True
+    is_owed = True
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)

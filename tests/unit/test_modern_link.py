@@ -22,6 +22,10 @@ from tests.support import messages, modern
 from tests.support.messages import Json, encoded
 
 KEY: Headers = ((b"x-api-key", b"k"),)
+ASKS: Json = {
+    "resultType": "input_required",
+    "inputRequests": {"q": {"method": "elicitation/create", "params": {"message": "?", "requestedSchema": {}}}},
+}
 DISCOVERED: Json = {
     "supportedVersions": [modern.VERSION],
     "capabilities": {"tools": {}, "resources": {"subscribe": True}, "logging": {}},
@@ -33,6 +37,7 @@ class Inner:
 
     correlates = True
     is_judged = False
+    is_owed = True
 
     def __init__(self, owner: ILinkOwner, headers: Headers) -> None:
         self.owner = owner
@@ -416,6 +421,18 @@ class Bounds(SynchronousTestCase):
         self.world.acknowledge()
         self.assertEqual(len(self.world.inner.posts("subscriptions/listen")), 1)
         self.assertTrue(all("result" in self.world.owner.answers(number)[0] for number in range(20)))
+
+    def test_owed(self) -> None:
+        """A backend that waits for answers of the client's owes none itself, and a stream of changes is none."""
+        link, inner = self.world.link, self.world.inner
+        self.assertFalse(link.is_owed)
+        self.world.call()
+        self.assertTrue(link.is_owed)
+        inner.answer(inner.posts("tools/call")[0], ASKS)
+        (asked,) = self.world.owner.told("elicitation/create")
+        self.assertFalse(link.is_owed)
+        self.world.send(messages.result(asked["id"], {"action": "accept"}))
+        self.assertTrue(link.is_owed)
 
     def listens(self) -> list[Json]:
         """The streams that were asked for."""

@@ -678,6 +678,25 @@ class ComingAndGoing(SessionCase):
         self.assertTrue(link.is_closed)
         self.assertEqual(self.world.restore(client).take()["id"], 2)  # type: ignore[index]
 
+    def test_backend_owes_nothing(self) -> None:
+        """A link that awaits nothing of a backend which stops does not wait for the client's answers either."""
+        for is_owed_first in (True, False):
+            client = self.world.live()
+            client.send(id=1, method="tools/call", params={"name": "t"})
+            client.link.take()
+            link = client.link
+            link.is_owed = is_owed_first
+            client.session.uplink.backend_doubted()
+            client.session.uplink.backend_ending()
+            if is_owed_first:
+                self.assertFalse(link.is_closed)
+                link.is_owed = False
+                link.say(id="q", method="elicitation/create", params={})
+                self.assertEqual(len(client.told("elicitation/create")), 1)
+                self.assertEqual(len(client.told("notifications/cancelled")), 1)
+            self.assertTrue(link.is_closed)
+            self.assertEqual(self.code(client, 1), UNKNOWN)
+
     def test_backend_stays_after_all(self) -> None:
         """Should it listen again, what was held goes on the old link."""
         client = self.world.live()
