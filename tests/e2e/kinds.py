@@ -71,6 +71,7 @@ class BackendKind:
     :param arguments: what the program gets besides port and folder.
     :param is_ours: whether it does what a test says to it through its folder, and has a health page.
     :param asks: whether it has a tool that asks the client a question.
+    :param has_sessions: whether it can ask clients of older revisions, which takes a session.
     :param echo: makes a call that is answered at once.
     :param mutation: makes a call that is in flight until the gate is opened, or for ever.
     """
@@ -82,6 +83,7 @@ class BackendKind:
     path: str
     is_ours: bool = True
     asks: bool = True
+    has_sessions: bool = True
     echo: Callable[[str], Call] = _echo
     mutation: Callable[[str], Call] = _append
 
@@ -193,8 +195,8 @@ def _everything_kind(name: str, transport: str, mode: str, path: str) -> Backend
     )
 
 
-def _typescript2_kind(name: str, mode: str) -> BackendKind:
-    return BackendKind(name, "streamable", _typescript2_backend, (mode,), "/mcp")
+def _typescript2_kind(name: str, mode: str, *, has_sessions: bool = True) -> BackendKind:
+    return BackendKind(name, "streamable", _typescript2_backend, (mode,), "/mcp", has_sessions=has_sessions)
 
 
 def _python2_kind(name: str, server: str, *, asks: bool = True) -> BackendKind:
@@ -212,7 +214,7 @@ EVERYTHING_STREAMABLE = _everything_kind("EverythingStreamable", "streamable", "
 MODERN = BackendKind("Modern", "streamable", _modern_backend, (), "/mcp")
 BOTH = BackendKind("Both", "streamable", _modern_backend, ("--both",), "/mcp")
 TYPESCRIPT2_BOTH = _typescript2_kind("TypeScript2Both", "sessions")
-TYPESCRIPT2_STATELESS = _typescript2_kind("TypeScript2Stateless", "stateless")
+TYPESCRIPT2_STATELESS = _typescript2_kind("TypeScript2Stateless", "stateless", has_sessions=False)
 TYPESCRIPT2_MODERN = _typescript2_kind("TypeScript2Modern", "modern")
 
 #: Backends of the Python SDK 1.x, which can do all that the scenarios need, and all backends.

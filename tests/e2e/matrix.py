@@ -104,7 +104,7 @@ class Cell:
 
         :param session: it is something that clients of older revisions need a session for.
         """
-        if session and self.backend_kind is TYPESCRIPT2_STATELESS and self.client_kind.transport != "modern":
+        if session and not self.backend_kind.has_sessions and self.client_kind.transport != "modern":
             raise NotPossible(WITHOUT_SESSIONS)
         if (full and self.backend_kind not in FULL) or (question and not self.backend_kind.asks):
             raise NotPossible(NOT_OFFERED)
