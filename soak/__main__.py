@@ -15,7 +15,6 @@ from bench.report import table
 from .run import GROWING, IDLE_TIMEOUT, ROOT, Report, Soak
 
 PAGE = ROOT / "docs" / "reliability.md"
-BEGIN, END = "<!-- soak: begin -->\n", "<!-- soak: end -->\n"
 KINDS = ("dual", "legacy", "modern", "sse")
 SHOWN = 20
 
@@ -75,10 +74,11 @@ def describe(report: Report, options: argparse.Namespace) -> str:
     )
 
 
-def write(text: str) -> None:
-    """Put the figures between the markers of the page."""
-    before, begin, rest = PAGE.read_text("utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
+def write(text: str, backends: Sequence[str]) -> None:
+    """Put the figures between the markers of the page: some are for backends of one kind, others for several."""
+    name = "soak" if len(set(backends)) == 1 else "soak of several kinds"
+    before, begin, rest = PAGE.read_text("utf-8").partition(f"<!-- {name}: begin -->\n")
+    _, end, after = rest.partition(f"<!-- {name}: end -->\n")
     if not begin or not end:
         raise ValueError(f"{PAGE} has no markers")
     PAGE.write_text(f"{before}{begin}\n{text}\n{end}{after}", "utf-8")
@@ -102,7 +102,7 @@ def main() -> int:
     if len(report.judge.failures) > SHOWN:
         print(f"... and {len(report.judge.failures) - SHOWN} more")
     if options.write and not report.judge.failures:
-        write(text)
+        write(text, options.backends)
     return 1 if report.judge.failures else 0
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from twisted.trial.unittest import SynchronousTestCase
 
+from soak import __main__ as program
 from soak.judge import Call, Json, Judge, Order, Tolerance, growth
 from soak.wire import Event, read_event
 
@@ -199,3 +202,16 @@ class Growth(SynchronousTestCase):
         """A tenth and five more are allowed here."""
         self.assertEqual(self.found([100.0] * 20 + [115.0] * 10), [])
         self.assertEqual(len(self.found([100.0] * 20 + [116.0] * 10)), 1)
+
+
+class Page(SynchronousTestCase):
+    def test_written(self) -> None:
+        """The figures of each way to run it have a place of their own on the page, where they replace the last ones."""
+        page = Path(self.mktemp())
+        page.write_text(program.PAGE.read_text("utf-8"), "utf-8")
+        self.patch(program, "PAGE", page)
+        for figures, backends in (("old", ["dual"]), ("one", ["dual"]), ("several", ["dual", "sse"])):
+            program.write(f"figures of {figures}", backends)
+        text = page.read_text("utf-8")
+        self.assertEqual([text.count(f"figures of {name}") for name in ("old", "one", "several")], [0, 1, 1])
+        self.assertLess(text.index("figures of one"), text.index("figures of several"))
