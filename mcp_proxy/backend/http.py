@@ -70,10 +70,13 @@ class BackendHTTP:
         self.on_broken: Callable[[], None] = _nothing
         self._connections: IConnections
         if is_lean and not target.is_secure:
-            self._connections = LeanConnections(reactor, target, connect_timeout, lambda: self.on_broken())
+            self._connections = LeanConnections(reactor, target, connect_timeout, self._broke)
         else:
-            self._connections = TreqConnections(reactor, connect_timeout, trust)
+            self._connections = TreqConnections(reactor, connect_timeout, self._broke, trust)
         self._farewells: set[Deferred[Any]] = set()
+
+    def _broke(self) -> None:
+        self.on_broken()
 
     def client(self) -> BackendClient:
         """Requests of one session: cookies of the backend's stay within it."""

@@ -15,7 +15,16 @@ from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.client import URI, Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool, ResponseDone
+from twisted.web.client import (
+    URI,
+    Agent,
+    BrowserLikePolicyForHTTPS,
+    HTTPConnectionPool,
+    RequestTransmissionFailed,
+    ResponseDone,
+    ResponseFailed,
+    ResponseNeverReceived,
+)
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers as WebHeaders
 from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IPolicyForHTTPS, IResponse
@@ -37,8 +46,9 @@ MAX_IDLE_CONNECTIONS = 32
 class _Body(TwistedProtocol):
     """The body of an answer: between Twisted's body protocol and a receiver."""
 
-    def __init__(self, original: IResponse) -> None:
+    def __init__(self, original: IResponse, broke: Callable[[], None]) -> None:
         self._original = original
+        self._broke = broke
         self._receiver: IBodyReceiver = Nobody()
         self._paused = False
 
@@ -66,7 +76,7 @@ class _Body(TwistedProtocol):
             transport.resumeProducing()
 
     def abort(self) -> None:
-        self._receiver = Nobody()
+        self._receiver, self._broke = Nobody(), _nothing
         transport: Any = self.transport
         if transport is not None:
             transport.loseConnection()
@@ -82,7 +92,14 @@ class _Body(TwistedProtocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         receiver, self._receiver = self._receiver, Nobody()
-        receiver.body_ended("the stream ended" if reason.check(ResponseDone, PotentialDataLoss) else describe(reason))
+        has_end = reason.check(ResponseDone, PotentialDataLoss)
+        if not has_end:
+            self._broke()
+        receiver.body_ended("the stream ended" if has_end else describe(reason))
+
+
+def _nothing() -> None:
+    pass
 
 
 @implementer(IBodyProducer)
@@ -151,11 +168,19 @@ class TreqConnections:
 
     :param reactor: makes connections (TCP, TLS, names) and keeps time.
     :param connect_timeout: seconds until a connection attempt is given up.
+    :param broke: called when a connection has ended in the middle of something.
     :param trust: how the backend is recognized over TLS, and what it is shown; None: as browsers do, and nothing.
     """
 
-    def __init__(self, reactor: Any, connect_timeout: float, trust: IPolicyForHTTPS | None = None) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        connect_timeout: float,
+        broke: Callable[[], None],
+        trust: IPolicyForHTTPS | None = None,
+    ) -> None:
         self._reactor = reactor
+        self._broke = broke
         self._pool = HTTPConnectionPool(reactor, persistent=True)
         self._pool.retryAutomatically = False
         self._pool.maxPersistentPerHost = MAX_IDLE_CONNECTIONS
@@ -172,6 +197,7 @@ class TreqConnections:
             self._reactor,
             pooled=treq.client.HTTPClient(self._pooled, jar, _as_is),
             fresh=treq.client.HTTPClient(self._fresh, jar, _as_is),
+            broke=self._broke,
         )
 
     def close(self) -> Deferred[None]:
@@ -191,6 +217,7 @@ class TreqRequests:
     _reactor: Any
     _pooled: treq.client.HTTPClient
     _fresh: treq.client.HTTPClient
+    _broke: Callable[[], None]
 
     def ask(
         self,
@@ -217,7 +244,7 @@ class TreqRequests:
             shown = tuple(
                 (name.lower(), value) for name, values in response.headers.getAllRawHeaders() for value in values
             )
-            found = Response(response.code, shown, _Body(response))
+            found = Response(response.code, shown, _Body(response, self._broke))
             if asked.is_over:
                 found.abort()
             else:
@@ -226,8 +253,11 @@ class TreqRequests:
         def broke(failure: Failure) -> None:
             error = RequestFailed(describe(failure), sent=producer is not None and producer.sent)
             error.__cause__ = failure.value
-            if not asked.is_over:
-                failed(error)
+            if asked.is_over:
+                return
+            if failure.check(RequestTransmissionFailed, ResponseFailed, ResponseNeverReceived):
+                self._broke()
+            failed(error)
 
         asked.requested = client.request(
             method,

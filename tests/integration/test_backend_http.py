@@ -296,6 +296,27 @@ class Either(TestCase):
         for head, _ in self.server.requests:
             self.assertNotIn(b"X-Evil", [line.partition(b":")[0] for line in head.split(b"\r\n")])
 
+    async def test_broken(self) -> None:
+        """It is told when a connection ends in the middle of something, and not when it ends otherwise."""
+        broken: list[int] = []
+        self.http.on_broken = lambda: broken.append(len(self.server.requests))
+        await self.fetch()
+        self.server.peers[-1].transport.loseConnection()
+        await self.until(lambda: self.server.peers[-1].lost)
+        self.server.answer = lambda peer: (
+            peer.write(b"HTTP/1.1 200 OK\r\n\r\nto the end") or peer.transport.loseConnection()
+        )
+        self.assertEqual(await self.fetch(), b"to the end")
+        (asked := self.open()).addErrback(lambda _: None)
+        asked.cancel()
+        self.assertEqual(broken, [])
+        for answer in (b"", OK[:10], OK[:-1], b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"):
+            self.server.answer = lambda peer, answer=answer: peer.write(answer) or peer.transport.loseConnection()
+            before = len(broken)
+            asked = self.open()
+            asked.addCallbacks(lambda response: response.deliver(Received()), lambda _: None)
+            await self.until(lambda before=before: len(broken) > before, answer)
+
 
 class ByTreq(Either):
     """The same by treq, which is the way where there is TLS."""
@@ -355,27 +376,6 @@ class Lean(Either):
         self.server.answer = lambda peer: peer.write(OK)
         self.assertEqual(await self.fetch(), b"hi")
         self.assertEqual(len(self.server.peers), 4)
-
-    async def test_broken(self) -> None:
-        """It is told when a connection ends in the middle of something, and not when it ends otherwise."""
-        broken: list[int] = []
-        self.http.on_broken = lambda: broken.append(len(self.server.requests))
-        await self.fetch()
-        self.server.peers[-1].transport.loseConnection()
-        await self.until(lambda: self.server.peers[-1].lost)
-        self.server.answer = lambda peer: (
-            peer.write(b"HTTP/1.1 200 OK\r\n\r\nto the end") or peer.transport.loseConnection()
-        )
-        self.assertEqual(await self.fetch(), b"to the end")
-        (asked := self.open()).addErrback(lambda _: None)
-        asked.cancel()
-        self.assertEqual(broken, [])
-        for answer in (b"", OK[:10], OK[:-1], b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"):
-            self.server.answer = lambda peer, answer=answer: peer.write(answer) or peer.transport.loseConnection()
-            before = len(broken)
-            asked = self.open()
-            asked.addCallbacks(lambda response: response.deliver(Received()), lambda _: None)
-            await self.until(lambda before=before: len(broken) > before, answer)
 
     async def test_not_repeatable(self) -> None:
         """A request that must not be in doubt takes no connection that its backend may be about to close."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tests.integration.service_case import ALICE, ServiceCase
+from mcp_proxy.backend import backend
+from tests.integration.service_case import ALICE, BOB, ServiceCase
 from tests.support import messages
 from tests.support.messages import Json, encoded
 from tests.support.scripted import ACCEPTED, STREAM_HEAD, Asked, BackendConnection, How, Stream, event
@@ -208,6 +209,22 @@ class Partly(DeathCase):
     async def test_post_but_answer(self) -> None:
         """If the answer comes all the same, the client gets one answer, whichever was first."""
         await self.break_post("rst", handle=True)
+
+    async def test_doubt(self) -> None:
+        """After that nothing more is sent, by whomever, until the backend has answered something."""
+        self.patch(backend, "ANSWER_WAIT", 0.5)
+        self.start()
+        alice, bob = await self.connected(ALICE), await self.connected(BOB)
+        page, self.backend.health = self.backend.health, b""
+        self.kill("tools/call", lambda connection, stream, message: connection.drop("rst"))
+        self.assert_told(await alice.ask(messages.call("lost")), -31002)
+        await bob.begin(messages.call("held"))
+        for _ in range(3):
+            await self.health()
+        self.assertEqual(len(self.backend.deliveries("tools/call")), 1)
+        self.backend.health = page
+        self.assertIn("result", await bob.answer_to("held"))
+        self.assertEqual(len(self.backend.deliveries("initialize")), 2)
 
     async def test_stream_only(self) -> None:
         """A stream that ends while the backend lives is opened again, and the handshake replayed."""
