@@ -91,7 +91,7 @@ class Backend:
         self.attempts = 0
         self.outages = 0
         self.spent = False
-        self.is_ending = False
+        self.is_ending = self.is_doubted = False
         self._clock = clock
         self._port = port
         self._max_attempts = max_attempts
@@ -105,7 +105,6 @@ class Backend:
         self._lost_at: float | None = None
         self._is_down = False
         self._strikes = 0
-        self._is_doubted = False
         self._timers = Timers(clock)
         self._probing: Deferred[Any] | None = None
         self._sentinel: ISentinel | None = None
@@ -151,6 +150,8 @@ class Backend:
         self._turns.discard(seeker)
         self._live.add(seeker)
         self._came_back()
+        if self.is_doubted:
+            seeker.backend_doubted()
         self._turn_over()
         self._stand_watch()
 
@@ -213,6 +214,8 @@ class Backend:
     def _came_back(self) -> None:
         outage, attempts = self.outage, self.attempts
         was_away = self._lost_at is not None
+        if self.is_doubted and not was_away:
+            return  # a link for a single request opens without asking anybody
         self._lost_at = None
         self._is_down = self.spent = False
         self.attempts = self._strikes = 0
@@ -226,7 +229,7 @@ class Backend:
                 attempt=attempts or None,
                 outage_ms=int(outage * 1000),
             )
-        self.is_ending = self._is_doubted = False
+        self.is_ending = self.is_doubted = False
         if was_away:
             for seeker in list(self._live):  # a link without a stream has not noticed that it was doubted for a reason
                 seeker.backend_not_ending()
@@ -308,7 +311,7 @@ class Backend:
         self._sentinel = sentinel
         if self._stopped or not self._live:
             self._end_watch()
-        elif self._is_doubted:
+        elif self.is_doubted:
             self._doubt()
 
     def _watch_ended(self) -> None:
@@ -322,7 +325,7 @@ class Backend:
         """
         if self._stopped or self._is_down:
             return
-        self._is_doubted = True
+        self.is_doubted = True
         for seeker in list(self._live):
             seeker.backend_doubted()
         self._doubt()
@@ -340,7 +343,7 @@ class Backend:
 
     def _answered(self, _: object) -> None:
         self._strikes = 0
-        self.is_ending = self._is_doubted = False
+        self.is_ending = self.is_doubted = False
         for seeker in list(self._live):
             seeker.backend_not_ending()
         self._schedule("live", self._delay, self._stand_watch)

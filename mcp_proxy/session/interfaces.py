@@ -265,7 +265,12 @@ class ISeeker(Protocol):
 
 
 class IBackend(Protocol):
-    """The one view of the backend that all sessions share."""
+    """The one view of the backend that all sessions share.
+
+    ``is_doubted``: nothing is to be sent until it has answered something; whoever succeeds is told of that.
+    """
+
+    is_doubted: bool
 
     @property
     def outage(self) -> float:

@@ -303,7 +303,8 @@ class Uplink:
         self._backend.succeeded(self)
         if self._host.memory.initialized:
             self.tell_initialized()
-        self._courier.release()
+        if not self._backend.is_doubted:
+            self._courier.release()
 
     def settle(self) -> None:
         """The link is gone: what was on it gets its fate."""

@@ -155,7 +155,7 @@ class FakeBackend:
 
     def __init__(self) -> None:
         self.outage = 0.0
-        self.spent = False
+        self.spent = self.is_doubted = False
         self.is_down = False
         self.outages = self.attempts = 0
         self.opens = True

@@ -94,7 +94,7 @@ class FakeBackend:
 
     def __init__(self) -> None:
         self.outage = 0.0
-        self.spent = False
+        self.spent = self.is_doubted = False
         self.waiting: dict[ISeeker, None] = {}
         self.links: list[FakeLink] = []
 

@@ -336,6 +336,35 @@ class Ending(BackendCase):
         standing.callback(Watch(lambda: None))
         self.assertEqual(seeker.told, ["doubted", "not ending"])
 
+    def test_others_in_doubt(self) -> None:
+        """A session that connects meanwhile is in doubt as well, and clears nobody's: it has asked nobody."""
+        seeker, other = self.live(), Seeker()
+        asked: Deferred[Any] = Deferred()
+        self.patch(self, "ask", lambda timeout: asked)
+        self.backend.connection_broke()
+        self.backend.seek(other)
+        self.backend.succeeded(other)
+        self.assertEqual([seeker.told, other.told], [["doubted"], ["turn", "doubted"]])
+        asked.callback(200)
+        self.assertEqual([seeker.told[-1], other.told[-1]], ["not ending", "not ending"])
+        self.backend.seek(other)
+        self.backend.succeeded(other)
+        self.assertEqual(other.told[-1], "turn")
+
+    def test_doubt_outlasts(self) -> None:
+        """A doubt is not forgotten when somebody connects, nor while a connection is made to watch by."""
+        seeker, other = self.live(), Seeker()
+        self.answers = False
+        self.close_watch()
+        self.answers = True
+        standing: Deferred[Any] = Deferred()
+        self.patch(self, "stand_watch", lambda closed: standing)
+        self.backend.seek(other)
+        self.backend.succeeded(other)
+        self.advance(DOUBT_PACE)
+        standing.callback(Watch(lambda: None))
+        self.assertEqual([seeker.told[-1], other.told[-1]], ["not ending", "not ending"])
+
     def test_broken_while_away(self) -> None:
         """Of what is known to be away, a broken connection says nothing new."""
         seeker = self.live()

@@ -697,6 +697,20 @@ class ComingAndGoing(SessionCase):
             self.assertTrue(link.is_closed)
             self.assertEqual(self.code(client, 1), UNKNOWN)
 
+    def test_opened_in_doubt(self) -> None:
+        """A link that opens while the backend is in doubt is as good as the others: what is held waits on."""
+        client = self.world.live()
+        client.link.lose()
+        client.send(id=1, method="tools/call", params={"name": "t"})
+        doubting = self.patch(self.world.backend, "succeeded", lambda seeker: seeker.backend_doubted())
+        self.world.backend.is_doubted = True
+        link = self.world.restore(client)
+        self.assertEqual((client.session.phase, link.queue), (Phase.DOUBTED, []))
+        doubting.restore()
+        self.world.backend.is_doubted = False
+        client.session.uplink.backend_not_ending()
+        self.assertEqual(link.take()["id"], 1)  # type: ignore[index]
+
     def test_backend_stays_after_all(self) -> None:
         """Should it listen again, what was held goes on the old link."""
         client = self.world.live()
