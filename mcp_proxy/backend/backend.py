@@ -152,6 +152,7 @@ class Backend:
         self._came_back()
         if self.is_doubted:
             seeker.backend_doubted()
+            self._doubt()  # nobody may be asking any more, if all that were live have left
         self._turn_over()
         self._stand_watch()
 

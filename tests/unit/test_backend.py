@@ -323,6 +323,21 @@ class Ending(BackendCase):
         self.advance(DOUBT_PACE)
         self.assertEqual([seeker.told, other.told], [["doubted", "not ending"]] * 2)
 
+    def test_doubted_with_nobody_left(self) -> None:
+        """Whoever comes while it is doubted, after all others have left, does not wait for somebody else to ask."""
+        seeker = self.live()
+        self.answers = False
+        self.backend.connection_broke()
+        self.backend.withdraw(seeker)
+        self.advance(3 * DOUBT_PACE)
+        self.answers = True
+        newcomer = Seeker()
+        self.backend.seek(newcomer)
+        self.backend.succeeded(newcomer)
+        self.advance(DOUBT_PACE)
+        self.assertEqual(newcomer.told[-1], "not ending")
+        self.assertFalse(self.backend.is_doubted)
+
     def test_broken_while_trying(self) -> None:
         """It is asked as well if something else is being tried at that moment."""
         seeker = self.live()
