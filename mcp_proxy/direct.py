@@ -16,32 +16,35 @@ from twisted.internet import tcp
 PRIVATE = ("_tempDataBuffer", "_writeDisconnected", "_aborting", "dataBuffer", "socket", "TLS")
 
 
-def sender(transport: Any) -> Callable[[bytes], object]:
-    """What sends bytes on this transport: directly if that can be, else ``transport.write``."""
+Send = Callable[[Any, bytes], None]
+
+
+def sender(transport: Any) -> Send:
+    """What sends bytes on this transport, which it is given: directly if that can be, else by ``transport.write``."""
+    fits = type(transport) in (tcp.Server, tcp.Client) and all(hasattr(transport, name) for name in PRIVATE)
+    return send if fits and not transport.TLS else write
+
+
+def write(transport: Any, data: bytes) -> None:
+    """Send in the public way."""
+    transport.write(data)
+
+
+def send(transport: Any, data: bytes) -> None:
+    """Send directly, if nothing is queued."""
     if (
-        type(transport) not in (tcp.Server, tcp.Client)
-        or not all(hasattr(transport, name) for name in PRIVATE)
-        or transport.TLS
+        transport.connected
+        and not transport._tempDataBuffer
+        and not transport.dataBuffer
+        and not transport.disconnecting
+        and not transport._writeDisconnected
+        and not transport._aborting
     ):
-        write: Callable[[bytes], object] = transport.write
-        return write
-
-    def send(data: bytes) -> None:
-        if (
-            transport.connected
-            and not transport._tempDataBuffer
-            and not transport.dataBuffer
-            and not transport.disconnecting
-            and not transport._writeDisconnected
-            and not transport._aborting
-        ):
-            try:
-                sent = transport.socket.send(data)
-            except OSError:  # full, or broken: the transport finds out which, and says so in its own way
-                sent = 0
-            if sent == len(data):
-                return
-            data = data[sent:]
-        transport.write(data)
-
-    return send
+        try:
+            sent = transport.socket.send(data)
+        except OSError:  # full, or broken: the transport finds out which, and says so in its own way
+            sent = 0
+        if sent == len(data):
+            return
+        data = data[sent:]
+    transport.write(data)

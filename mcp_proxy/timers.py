@@ -18,19 +18,21 @@ class Timers:
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
-        self._calls: dict[str, IDelayedCall] = {}
+        self._calls: dict[str, IDelayedCall] | None = None  # an empty one is large, and most stay empty
 
     def __contains__(self, name: str) -> bool:
-        return name in self._calls
+        return self._calls is not None and name in self._calls
 
     def set(self, name: str, delay: float, function: Callable[..., object], *args: Any) -> None:
         """Call the function after ``delay`` seconds."""
         self.cancel(name)
+        if self._calls is None:
+            self._calls = {}
         self._calls[name] = self._clock.callLater(delay, self._fire, name, function, args)
 
     def keep(self, name: str, delay: float, function: Callable[..., object], *args: Any) -> None:
         """The same, unless there is a timer of that name already."""
-        if name not in self._calls:
+        if self._calls is None or name not in self._calls:
             self.set(name, delay, function, *args)
 
     def cancel(self, *names: str) -> None:
@@ -41,11 +43,14 @@ class Timers:
             call = self._calls.pop(name, None)
             if call is not None:
                 call.cancel()
+        self._calls = self._calls or None
 
     def cancel_all(self) -> None:
         """Forget all."""
-        self.cancel(*list(self._calls))
+        self.cancel(*list(self._calls or ()))
 
     def _fire(self, name: str, function: Callable[..., object], args: tuple[Any, ...]) -> None:
-        del self._calls[name]
+        if self._calls is not None:
+            del self._calls[name]
+            self._calls = self._calls or None
         function(*args)

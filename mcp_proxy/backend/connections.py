@@ -42,6 +42,19 @@ FRESH = 1.0
 BUSY = 0.005
 
 
+class _Making(Factory):
+    """Makes the protocols of a pool."""
+
+    noisy = False
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    def buildProtocol(self, addr: object) -> Connection:  # type: ignore[override]  # it is no Protocol, but IProtocol
+        """A connection is about to be made."""
+        return Connection(self._pool)
+
+
 class Pool:
     """The connections to one backend.
 
@@ -55,12 +68,8 @@ class Pool:
         self._broke = broke
         self._idle: list[Connection] = []
         self._timers = Timers(reactor)
-        self._turn = Turn(reactor)
-        self._factory = Factory.forProtocol(self._make)
-        self._factory.noisy = False
-
-    def _make(self) -> Connection:
-        return Connection(self._freed, self._gone, self._turn)
+        self.turn = Turn(reactor)
+        self._factory = _Making(self)
 
     def take(self, max_idle: float) -> Connection | None:
         """An idle connection that nothing speaks against."""
@@ -78,7 +87,8 @@ class Pool:
         """A fresh connection."""
         return self._endpoint.connect(self._factory)
 
-    def _freed(self, connection: Connection) -> None:
+    def freed(self, connection: Connection) -> None:
+        """It can serve another request."""
         if len(self._idle) >= MAX_IDLE:
             connection.close()
             return
@@ -86,7 +96,8 @@ class Pool:
         self._idle.append(connection)
         self._timers.keep("idle", IDLE_TIMEOUT, self._expire)
 
-    def _gone(self, connection: Connection) -> None:
+    def gone(self, connection: Connection) -> None:
+        """It is over."""
         if connection in self._idle:
             self._idle.remove(connection)
         if not connection.is_ours:
@@ -197,8 +208,11 @@ class _Errand(Asked):
         """The head of the answer has come."""
         self._connection = None
         self._is_over = True
+        tell = self._tell
+        # an answer may last, and needs none of these
+        self.data, self.sending, self._tell, self._tell_failed = b"", _nothing, _nothing, _nothing
         try:
-            self._tell(self._whose.answered(self._url, answer))
+            tell(self._whose.answered(self._url, answer))
         except Exception:
             log.failure("an answer of the backend's could not be handled")
 
@@ -263,6 +277,8 @@ class LeanConnections:
 class LeanRequests:
     """Requests of one session."""
 
+    __slots__ = ("_head", "_jar", "_last", "_pool")
+
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._jar: IndexableCookieJar | None = None
@@ -321,6 +337,10 @@ class LeanRequests:
         own = b"; ".join(value for name, value in headers if name.lower() == b"cookie")
         others = tuple(header for header in headers if header[0].lower() != b"cookie")
         return (*others, (b"Cookie", b"; ".join(filter(None, (own, cookies.encode("latin-1"))))))
+
+
+def _nothing(_: object = None) -> None:
+    pass
 
 
 def _cookies(headers: Headers) -> list[bytes]:

@@ -55,20 +55,32 @@ class IDoubted(Protocol):
 class Doubts:
     """See the module."""
 
+    __slots__ = (
+        "_broken",
+        "_is_asked",
+        "_is_listening_lost",
+        "_link",
+        "_refused",
+        "_timers",
+        "_unseen",
+        "_why",
+        "is_stale",
+    )
+
     def __init__(self, link: IDoubted, clock: IReactorTime) -> None:
         self.is_stale = False
         self._link = link
         self._timers = Timers(clock)
-        self._broken: list[tuple[Post, str]] = []
-        self._refused: list[tuple[Post, Refusal]] = []
-        self._unseen: list[Outgoing] = []
+        self._broken: tuple[tuple[Post, str], ...] = ()
+        self._refused: tuple[tuple[Post, Refusal], ...] = ()
+        self._unseen: tuple[Outgoing, ...] = ()
         self._is_listening_lost = False
         self._is_asked = False
         self._why = ""
 
     def stream_broke(self, post: Post, reason: str) -> None:
         """The stream of a POST, or the POST itself, broke."""
-        self._broken.append((post, reason))
+        self._broken += ((post, reason),)
         self._ask()
 
     def listening_broke(self) -> None:
@@ -78,12 +90,12 @@ class Doubts:
 
     def message_refused(self, post: Post, refusal: Refusal) -> None:
         """A message was refused with a status that may mean the session."""
-        self._refused.append((post, refusal))
+        self._refused += ((post, refusal),)
         self._ask()
 
     def session_unknown(self, post: Post, reason: str) -> None:
         """A message was refused with a status that means the session."""
-        self._unseen.append(post.outgoing)
+        self._unseen += (post.outgoing,)
         self.session_lost(reason)
 
     def session_lost(self, reason: str) -> None:
@@ -122,8 +134,8 @@ class Doubts:
                 return
         self._is_asked = False
         is_listening_lost, self._is_listening_lost = self._is_listening_lost, False
-        refused, self._refused = self._refused, []
-        broken, self._broken = self._broken, []
+        refused, self._refused = self._refused, ()
+        broken, self._broken = self._broken, ()
         if is_listening_lost:
             self._link.only_listening()
         for post, refusal in refused:

@@ -21,6 +21,8 @@ class Errands:
     :param timeout: for how many seconds each is waited for.
     """
 
+    __slots__ = ("_clock", "_is_over", "_pending", "_timeout")
+
     def __init__(self, clock: IReactorTime, timeout: float) -> None:
         self._clock = clock
         self._timeout = timeout
@@ -34,6 +36,7 @@ class Errands:
 
         def over(result: Any) -> Any:
             self._pending.pop(asked, None)
+            self._pending = self._pending or {}  # an emptied one is large
             if deadline.active():
                 deadline.cancel()
             return result

@@ -10,11 +10,11 @@ import socket
 import struct
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from httptools import HttpParserError, HttpResponseParser
-from twisted.internet.interfaces import IHalfCloseableProtocol
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol
+from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -23,7 +23,7 @@ from mcp_proxy.backend.bodies import IBodyReceiver, Nobody
 from mcp_proxy.backend.failures import RequestFailed
 from mcp_proxy.direct import sender
 from mcp_proxy.turn import Turn
-from mcp_proxy.wire.headers import Fields, Headers
+from mcp_proxy.wire.headers import Fields, Header, Headers
 from mcp_proxy.wire.http1 import Mould
 
 log = Logger()
@@ -71,19 +71,21 @@ class Asked:
 class Incoming:
     """An answer whose body comes while it is read; it is to be delivered at once."""
 
+    __slots__ = ("_connection", "_early", "_end", "_receiver", "headers", "status")
+
     def __init__(self, connection: Connection, status: int, headers: Headers) -> None:
         self.status = status
         self.headers = headers
         self._connection: Connection | None = connection
         self._receiver: IBodyReceiver | None = None
-        self._early: list[bytes] = []
+        self._early: list[bytes] | None = None
         self._end: str | None = None
 
     def deliver(self, receiver: IBodyReceiver) -> None:
         """Hand the body over as it comes."""
         self._receiver = receiver
-        early, self._early = self._early, []
-        for data in early:
+        early, self._early = self._early, None
+        for data in early or ():
             self.received(data)
         if self._end is not None:
             self.ended(self._end)
@@ -103,7 +105,7 @@ class Incoming:
     def received(self, data: bytes) -> None:
         """More of the body."""
         if self._receiver is None:
-            self._early.append(data)
+            self._early = [*(self._early or ()), data]
             return
         try:
             self._receiver.body_received(data)
@@ -123,28 +125,66 @@ class Incoming:
         receiver.body_ended(reason)
 
 
-@implementer(IHalfCloseableProtocol)
-class Connection(Protocol):
+class IPool(Protocol):
+    """What a connection belongs to."""
+
+    @property
+    def turn(self) -> Turn:
+        """When to send."""
+
+    def freed(self, connection: Connection) -> None:
+        """It could serve another request."""
+
+    def gone(self, connection: Connection) -> None:
+        """It is over."""
+
+
+@implementer(IProtocol, IHalfCloseableProtocol)
+class Connection:
     """A connection; it serves one request at a time.
 
-    :param freed: called when it could serve another.
-    :param gone: called when it is over.
-    :param turn: when to send.
+    :param pool: what it belongs to.
     """
+
+    __slots__ = (
+        "_answer",
+        "_asked",
+        "_finished",
+        "_head_size",
+        "_headers",
+        "_is_answered",
+        "_is_delimited",
+        "_is_over",
+        "_is_paused",
+        "_is_reused",
+        "_is_spoiled",
+        "_is_unseen",
+        "_may_stay",
+        "_model",
+        "_mould",
+        "_parser",
+        "_pieces",
+        "_pool",
+        "_send",
+        "_sent",
+        "_unsent",
+        "idle_since",
+        "is_broken",
+        "is_ours",
+        "transport",
+    )
 
     transport: Any
 
-    def __init__(self, freed: Callable[[Connection], None], gone: Callable[[Connection], None], turn: Turn) -> None:
-        self._freed = freed
-        self._gone = gone
-        self._turn = turn
+    def __init__(self, pool: IPool) -> None:
+        self._pool = pool
         self._unsent: Asked | None = None
         self._asked: Asked | None = None
         self._answer: Incoming | None = None
         self._finished: Incoming | None = None
         self._parser: Any = None
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._pieces: list[bytes] = []
+        self._headers: list[Header] | None = None
+        self._pieces: list[bytes] | None = None
         self._head_size = 0
         self._sent = 0
         self._is_reused = self._is_delimited = self._is_paused = self._is_spoiled = self._is_over = self._may_stay = (
@@ -158,11 +198,15 @@ class Connection(Protocol):
         self._is_unseen = True  # the request has provably not arrived
         self.idle_since = 0.0
 
-    def connectionMade(self) -> None:
-        """Small messages must not wait for each other."""
-        self.transport.setTcpNoDelay(True)
-        self._send = sender(self.transport)
+    def makeConnection(self, transport: Any) -> None:
+        """It is made. Small messages must not wait for each other."""
+        self.transport = transport
+        transport.setTcpNoDelay(True)
+        self._send = sender(transport)
         self._parser = HttpResponseParser(self)
+
+    def connectionMade(self) -> None:
+        """See :meth:`makeConnection`."""
 
     @property
     def is_alive(self) -> bool:
@@ -179,12 +223,12 @@ class Connection(Protocol):
         """Send a request."""
         self._asked = asked
         self._answer = None
-        self._headers = []
+        self._headers = None
         self._head_size = 0
         self._is_answered = False
         self._is_unseen = True
         self._unsent = asked
-        self._turn.soon(self._send_now)
+        self._pool.turn.soon(self._send_now)
 
     def _send_now(self) -> None:
         asked = self._unsent
@@ -195,7 +239,7 @@ class Connection(Protocol):
             self._is_unseen = False
             asked.sending()
         self._sent += len(asked.data)
-        self._send(asked.data)
+        self._send(self.transport, asked.data)
 
     def pause(self, paused: bool) -> None:
         """Read nothing for now, or go on."""
@@ -249,7 +293,9 @@ class Connection(Protocol):
             if is_first and not self._is_spoiled and self._finished.status == 200:
                 self._remember(data, self._finished.headers)
             self._finish(self._finished)
-        elif self._answer is None and self._asked is not None and self._head_size > MAX_HEAD:
+        elif self._answer is not None:
+            self._answer.headers = ()  # they were shown; what lasts keeps no more than it needs
+        elif self._asked is not None and self._head_size > MAX_HEAD:
             self._break("the head of the backend's answer is too large")
             self.abort()
 
@@ -283,6 +329,8 @@ class Connection(Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """The parser has read a header."""
         name = name.lower()
+        if self._headers is None:
+            self._headers = []
         self._headers.append((name, value))
         if name in _LENGTHS:
             self._is_delimited = True
@@ -290,7 +338,7 @@ class Connection(Protocol):
     def on_headers_complete(self) -> None:
         """The parser has read the head of the answer."""
         status = self._parser.get_status_code()
-        headers, self._headers = Fields(self._headers), []
+        headers, self._headers = Fields(self._headers or ()), None
         asked = self._asked
         if asked is None or status < 200 or self._is_spoiled:
             return  # of an interim answer; the real one follows
@@ -300,12 +348,15 @@ class Connection(Protocol):
 
     def on_body(self, data: bytes) -> None:
         """The parser has read some of the body."""
-        if self._answer is not None:
-            self._pieces.append(data)
+        if self._answer is None:
+            return
+        if self._pieces is None:
+            self._pieces = []
+        self._pieces.append(data)
 
     def _hand_over(self) -> None:
         """Give what one read has brought of the body to its receiver, however many chunks it was."""
-        pieces, self._pieces = self._pieces, []
+        pieces, self._pieces = self._pieces, None
         answer = self._finished or self._answer
         if pieces and answer is not None:
             answer.received(pieces[0] if len(pieces) == 1 else b"".join(pieces))
@@ -324,7 +375,7 @@ class Connection(Protocol):
         if self._is_spoiled or not self._may_stay:
             self.close()
         else:
-            self._freed(self)
+            self._pool.freed(self)
         answer.ended(_ENDED)
 
     # -- the end -----------------------------------------------------------------------------------------------
@@ -351,7 +402,7 @@ class Connection(Protocol):
         """It is over."""
         has_end = self._is_over and self._answer is not None and not self._is_delimited
         self.is_broken = self._asked is not None and not (self.is_ours or has_end)
-        self._gone(self)
+        self._pool.gone(self)
         self._parser = None  # it knows us
         answer, self._answer = self._answer, None
         if answer is not None:

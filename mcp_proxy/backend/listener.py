@@ -45,9 +45,24 @@ class Listener:
     :param link: whose it is.
     """
 
+    __slots__ = (
+        "_began",
+        "_clock",
+        "_decoder",
+        "_delay",
+        "_is_paused",
+        "_last_event",
+        "_link",
+        "_response",
+        "_retry",
+        "_timers",
+    )
+
     def __init__(self, link: IListening, clock: IReactorTime) -> None:
         self._link = link
+        self._clock = clock
         self._timers = Timers(clock)
+        self._began = 0.0
         self._response: Response | None = None
         self._decoder = Decoder(link.max_event_bytes)
         self._last_event = ""
@@ -87,7 +102,7 @@ class Listener:
     def _answered(self, response: Response) -> None:
         if response.is_event_stream:
             self._response, self._decoder = response, Decoder(self._link.max_event_bytes)
-            self._timers.set("lasting", MAX_RETRY, self._lasting)
+            self._began = self._clock.seconds()
             response.deliver(self)
             if self._is_paused:
                 response.pause()
@@ -102,10 +117,6 @@ class Listener:
         self._link.listening_settled()
         self._link.listening_broke(RequestFailed.trapped(failure).reason)
 
-    def _lasting(self) -> None:
-        """A stream that has lasted is asked for again at once."""
-        self._delay = FIRST_RETRY
-
     def body_received(self, data: bytes) -> None:
         """More of the stream."""
         for event in self._decoder.feed(data):
@@ -116,6 +127,7 @@ class Listener:
 
     def body_ended(self, reason: str) -> None:
         """The stream is over."""
-        self._timers.cancel("lasting")
         self._response = None
+        if self._clock.seconds() - self._began >= MAX_RETRY:
+            self._delay = FIRST_RETRY  # what has lasted is asked for again at once
         self._link.listening_broke(reason)

@@ -27,6 +27,18 @@ class Outbox:
         went before; it will have by then.
     """
 
+    __slots__ = (
+        "_barriers",
+        "_busy",
+        "_is_held",
+        "_max_posts",
+        "_order_wait",
+        "_post",
+        "_queue",
+        "_timers",
+        "_unheard",
+    )
+
     def __init__(
         self, clock: IReactorTime, post: Callable[[Outgoing], None], *, max_posts: int, order_wait: float
     ) -> None:
@@ -35,9 +47,9 @@ class Outbox:
         self._order_wait = order_wait
         self._timers = Timers(clock)
         self._queue: deque[Outgoing] | None = None  # an empty one is large, and most are empty
-        self._busy: dict[Outgoing, None] = {}  # the smaller set
-        self._unheard: dict[Outgoing, None] = {}
-        self._barriers: dict[Outgoing, None] = {}
+        self._busy: dict[Outgoing, bool] = {}  # those under way; true: nobody knows yet what the backend makes of it
+        self._unheard = 0
+        self._barriers = 0  # of these
         self._is_held = False
 
     def add(self, outgoing: Outgoing) -> bool:
@@ -62,15 +74,23 @@ class Outbox:
 
     def heard(self, outgoing: Outgoing) -> None:
         """The backend has reacted to a message, so it has read it."""
-        self._unheard.pop(outgoing, None)
-        self._barriers.pop(outgoing, None)
+        if self._busy.get(outgoing):
+            self._busy[outgoing] = False
+            self._count_out(outgoing)
         if self._queue:
             self._pump()
 
+    def _count_out(self, outgoing: Outgoing) -> None:
+        self._unheard -= 1
+        self._barriers -= outgoing.barrier
+
     def done(self, outgoing: Outgoing) -> None:
         """Nothing more comes of a message: another may be under way in its place."""
-        self._busy.pop(outgoing, None)
-        self.heard(outgoing)
+        if self._busy.pop(outgoing, False):
+            self._count_out(outgoing)
+        self._busy = self._busy or {}  # an emptied one is large
+        if self._queue:
+            self._pump()
 
     def hold(self) -> None:
         """Send nothing for now."""
@@ -90,7 +110,7 @@ class Outbox:
     @property
     def has_unheard(self) -> bool:
         """Whether there is a message of which nobody knows yet what the backend makes of it."""
-        return bool(self._unheard)
+        return self._unheard > 0
 
     def _pump(self) -> None:
         while self._queue and not self._is_held and len(self._busy) < self._max_posts:
@@ -112,7 +132,7 @@ class Outbox:
             self._begin(outgoing)
 
     def _begin(self, outgoing: Outgoing) -> None:
-        self._busy[outgoing] = self._unheard[outgoing] = None
-        if outgoing.barrier:
-            self._barriers[outgoing] = None
+        self._busy[outgoing] = True
+        self._unheard += 1
+        self._barriers += outgoing.barrier
         self._post(outgoing)

@@ -30,6 +30,24 @@ class IPostOwner(Protocol):
 class Post:
     """One message on its way, and what comes back."""
 
+    __slots__ = (
+        "_body",
+        "_decoder",
+        "_link",
+        "_size",
+        "identity",
+        "is_answered",
+        "is_late",
+        "is_stream",
+        "last_event",
+        "outgoing",
+        "request",
+        "response",
+        "resumes",
+        "retry",
+        "session",
+    )
+
     def __init__(self, link: IPostOwner, outgoing: Outgoing) -> None:
         self.outgoing = outgoing
         self.identity = _id_of(outgoing)

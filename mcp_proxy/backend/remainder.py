@@ -38,6 +38,8 @@ class IResuming(Protocol):
 class Remainder:
     """See the module."""
 
+    __slots__ = ("_link", "_timers")
+
     def __init__(self, link: IResuming, clock: IReactorTime) -> None:
         self._link = link
         self._timers = Timers(clock)

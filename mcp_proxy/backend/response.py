@@ -64,6 +64,7 @@ class Response:
     def deliver(self, receiver: IBodyReceiver) -> None:
         """Hand the body over as it comes."""
         self._is_delivered = True
+        self.headers = ()  # whoever wanted to see them has; an answer may last
         self._body.deliver(receiver)
 
     def pause(self) -> None:
@@ -77,7 +78,8 @@ class Response:
     def abort(self) -> None:
         """Close the connection; the receiver hears nothing more."""
         if not self._is_delivered:
-            self.deliver(Nobody())
+            self._is_delivered = True
+            self._body.deliver(Nobody())
         self._body.abort()
 
     def collect(self, limit: int, clock: IReactorTime, timeout: float) -> Deferred[bytes]:

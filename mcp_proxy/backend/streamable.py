@@ -236,6 +236,7 @@ class StreamableLink:
     def _forget(self, post: Post) -> None:
         """Nothing more comes of it."""
         self._posts.pop(post.outgoing, None)
+        self._posts = self._posts or {}  # an emptied one is large
         self._outbox.done(post.outgoing)
 
     # -- what comes back on a POST -----------------------------------------------------------------------------
@@ -261,7 +262,8 @@ class StreamableLink:
         self._forget(post)
 
     def _accepted(self, post: Post) -> None:
-        self._headers = standing(post.outgoing.headers)  # the newest credential that the backend takes
+        newest = standing(post.outgoing.headers)  # with the newest credential that the backend takes
+        self._headers = self._headers if newest == self._headers else newest
         self.owner.link_accepted(self, post.outgoing)
 
     def _begun(self, response: Response, post: Post) -> None:

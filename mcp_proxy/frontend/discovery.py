@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from mcp_proxy.frontend.stream import ClientRequest
+from mcp_proxy.frontend.stream import ClientRequest, Watcher
 from mcp_proxy.session.interfaces import HTTPAnswer
 from mcp_proxy.wire.errors import BackendUnavailable, NoSuchPath
 from mcp_proxy.wire.headers import Headers, end_to_end
@@ -20,6 +20,19 @@ from mcp_proxy.wire.headers import Headers, end_to_end
 log = Logger()
 
 Fetch = Callable[[str, Headers], Deferred[HTTPAnswer]]
+
+
+class _Waiting(Watcher):
+    """A client that waits for a page."""
+
+    __slots__ = ("_fetched",)
+
+    def __init__(self, fetched: Deferred[HTTPAnswer]) -> None:
+        self._fetched = fetched
+
+    def gone(self) -> None:
+        """It does not want the page any more."""
+        self._fetched.cancel()
 
 
 class Discovery:
@@ -40,7 +53,7 @@ class Discovery:
             raise NoSuchPath()
         stream = request.stream
         fetched = self._fetch(request.path, end_to_end(request.headers))
-        stream.on_gone = fetched.cancel
+        stream.watcher = _Waiting(fetched)
 
         def failed(failure: Failure) -> None:
             log.debug("discovery page not to be had: {reason}", reason=failure.getErrorMessage())

@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 
 from mcp_proxy.frontend.guard import check_message_head, check_stream_head
 from mcp_proxy.frontend.limits import Streams
-from mcp_proxy.frontend.stream import ClientRequest, ClientStream
+from mcp_proxy.frontend.stream import ClientRequest, ClientStream, Watcher
 from mcp_proxy.session.interfaces import HTTPAnswer
 from mcp_proxy.session.outlet import SSEOutlet
 from mcp_proxy.session.registry import Registry
@@ -28,6 +28,56 @@ log = Logger()
 VERDICT_WAIT = 2.0
 #: What an EventSource is told to wait, in milliseconds, before it connects again.
 CLIENT_RETRY = 1000
+
+
+class _Opening(Watcher):
+    """A client whose stream has no head yet.
+
+    :param streams: knows of it as long as it is there.
+    :param session: is over with it; None if it is over already.
+    """
+
+    __slots__ = ("_session", "_stream", "_streams")
+
+    def __init__(self, streams: set[ClientStream], stream: ClientStream, session: Session | None) -> None:
+        self._streams = streams
+        self._stream = stream
+        self._session = session
+        streams.add(stream)
+
+    def gone(self) -> None:
+        """It has left."""
+        self._streams.discard(self._stream)
+        if self._session is not None:
+            self._session.close()
+
+
+class _Listening(Watcher):
+    """A client that listens to its session.
+
+    :param streams: knows of it as long as it does.
+    """
+
+    __slots__ = ("_session", "_stream", "_streams")
+
+    def __init__(self, streams: set[ClientStream], stream: ClientStream, session: Session) -> None:
+        self._streams = streams
+        self._stream = stream
+        self._session = session
+        streams.add(stream)
+
+    def gone(self) -> None:
+        """It has left this stream."""
+        self._streams.discard(self._stream)
+        self._session.detach(self._stream)
+
+    def paused(self) -> None:
+        """It does not read."""
+        self._session.stream_paused()
+
+    def resumed(self) -> None:
+        """It reads again."""
+        self._session.stream_resumed()
 
 
 class HTTPSSEFront:
@@ -67,13 +117,7 @@ class HTTPSSEFront:
         session = self._registry.create(request.headers, SSEOutlet)
         log.info("new client connection", session=session.label, sessions=len(self._registry))
         stream = request.stream
-        self._streams.add(stream)
-
-        def gone() -> None:
-            self._streams.discard(stream)
-            session.close()
-
-        stream.on_gone = gone
+        stream.watcher = _Opening(self._streams, stream, session)
         self._soon(session.first_verdict()).addCallback(self._judged, session, stream).addErrback(
             lambda failure: self._broken(failure, session, stream)
         )
@@ -133,7 +177,7 @@ class HTTPSSEFront:
         if challenge is None:
             self._attach(session, stream, 0)
             return
-        stream.on_gone = lambda: self._streams.discard(stream)
+        stream.watcher = _Opening(self._streams, stream, None)
         session.close()
         self._pass_on(challenge, stream)
 
@@ -143,14 +187,7 @@ class HTTPSSEFront:
         stream.abort()
 
     def _attach(self, session: Session, stream: ClientStream, since: int) -> None:
-        def gone() -> None:
-            self._streams.discard(stream)
-            session.detach(stream)
-
-        stream.on_gone = gone
-        stream.on_pause = session.stream_paused
-        stream.on_resume = session.stream_resumed
-        self._streams.add(stream)
+        stream.watcher = _Listening(self._streams, stream, session)
         stream.start()
         since = min(since, session.outlet.last_event)
         endpoint = sse.encode(

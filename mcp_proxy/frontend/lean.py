@@ -261,7 +261,7 @@ class Connection:
             out = self._out if self._gathered > MAX_GATHERED or len(self._out) == 1 else [b"".join(self._out)]
             self._out, self._gathered = [], 0
             for data in out:
-                self._send(data)
+                self._send(self.transport, data)
 
     def answered(self, *, is_persistent: bool) -> None:
         """The answer to the current request is complete."""

@@ -8,6 +8,7 @@ from twisted.python.failure import Failure
 
 from mcp_proxy.frontend.stream import STREAM_HEADERS, ClientRequest, ClientStream
 from mcp_proxy.wire import http1
+from mcp_proxy.wire.errors import ProxyError
 from mcp_proxy.wire.headers import Headers
 from mcp_proxy.wire.http1 import Request
 
@@ -72,10 +73,16 @@ class LeanRequest(ClientRequest):
 class LeanStream(ClientStream):
     """The answer to a request on a lean connection."""
 
+    __slots__ = ("_connection", "_request")
+
     def __init__(self, connection: IConnection, request: Request) -> None:
-        super().__init__(connection.factory.clock, connection.factory.stall_timeout, connection.factory.refused)
+        super().__init__(connection.factory.clock, connection.factory.stall_timeout)
         self._connection = connection
         self._request = request
+
+    def refused(self, error: ProxyError) -> None:
+        """Count what is refused."""
+        self._connection.factory.refused(error)
 
     def respond(self, status: int, body: bytes, headers: Headers = ()) -> None:
         """Answer at once."""

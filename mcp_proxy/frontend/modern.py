@@ -11,7 +11,7 @@ from collections.abc import Callable
 from twisted.logger import Logger
 
 from mcp_proxy.frontend.limits import Streams
-from mcp_proxy.frontend.stream import ClientRequest, ClientStream
+from mcp_proxy.frontend.stream import ClientRequest, ClientStream, Watcher
 from mcp_proxy.session.era import Era
 from mcp_proxy.session.exchanges import Exchange
 from mcp_proxy.session.modern import Discovered, ModernOutlet, ModernReply
@@ -23,6 +23,34 @@ from mcp_proxy.wire.headers import Headers
 from mcp_proxy.wire.jsonrpc import Kind, Message
 
 log = Logger()
+
+
+class _Serving(Watcher):
+    """A client that waits for its reply.
+
+    :param open: knows of it as long as it does.
+    """
+
+    __slots__ = ("_open", "_reply", "_stream")
+
+    def __init__(self, open: dict[ClientStream, ModernReply], stream: ClientStream, reply: ModernReply) -> None:
+        self._open = open
+        self._stream = stream
+        self._reply = reply
+        open[stream] = reply
+
+    def gone(self) -> None:
+        """It has it, or has left."""
+        self._open.pop(self._stream, None)
+        self._reply.over()
+
+    def paused(self) -> None:
+        """It does not read."""
+        self._reply.on_pause()
+
+    def resumed(self) -> None:
+        """It reads again."""
+        self._reply.on_resume()
 
 
 class ModernFront:
@@ -81,15 +109,7 @@ class ModernFront:
         if message.method == revisions.LISTEN:
             self._room.admit()
         reply = ModernReply(stream, message)
-
-        def gone() -> None:
-            self._open.pop(stream, None)
-            reply.over()
-
-        stream.on_gone = gone
-        stream.on_pause = lambda: reply.on_pause()
-        stream.on_resume = lambda: reply.on_resume()
-        self._open[stream] = reply
+        stream.watcher = _Serving(self._open, stream, reply)
         if self.era.is_legacy or self.pool.is_retry(message):
             self.pool.serve(reply, message, request.headers, owner)
         else:

@@ -7,7 +7,6 @@ fenced off by one flag, so callers need not care when that happens.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
 from http import HTTPStatus
 
 from twisted.internet.defer import Deferred
@@ -83,31 +82,45 @@ class ClientRequest:
         """The body, or None if it was too large to be kept."""
 
 
+class Watcher:
+    """Is told how a client takes its answer; this one does nothing about it."""
+
+    __slots__ = ()
+
+    def gone(self) -> None:
+        """The answer is complete, or the client has gone; called once."""
+
+    def paused(self) -> None:
+        """The client does not keep up with its stream."""
+
+    def resumed(self) -> None:
+        """It does again."""
+
+
+NOBODY = Watcher()
+
+
 @implementer(IPushProducer)
 class ClientStream:
     """The answer to one request: either whole (:meth:`respond`) or event by event (:meth:`start`, :meth:`write`).
 
-    ``on_gone`` is called once, when the answer is complete or the client has gone; ``on_pause`` and ``on_resume``
-    when the client does not keep up with a stream, and when it does again. ``shared`` is what lets a page of another
-    origin read the answer.
+    ``watcher`` is told what becomes of it. ``shared`` is what lets a page of another origin read the answer.
 
     :param stall_timeout: seconds after which a client that reads nothing is dropped.
-    :param refused: counts what is refused; for whoever refuses what the routes do not see.
     """
 
-    def __init__(self, clock: IReactorTime, stall_timeout: float, refused: Callable[[ProxyError], None]) -> None:
+    __slots__ = ("_clock", "_done", "_stall", "_stall_timeout", "closed", "paused", "shared", "started", "watcher")
+
+    def __init__(self, clock: IReactorTime, stall_timeout: float) -> None:
         self._clock = clock
         self._stall_timeout = stall_timeout
-        self.refused = refused
         self._stall: IDelayedCall | None = None
         self._done: Deferred[None] | None = None
         self.paused = False
         self.started = False
         self.closed = False
         self.shared: Headers = ()
-        self.on_gone: Callable[[], None] = _nothing
-        self.on_pause: Callable[[], None] = _nothing
-        self.on_resume: Callable[[], None] = _nothing
+        self.watcher = NOBODY
 
     def done(self) -> Deferred[None]:
         """Fires when the answer is complete or the client has gone; cancelling it means nothing. To be called once."""
@@ -115,6 +128,10 @@ class ClientStream:
         if self.closed:
             self._done.callback(None)
         return self._done
+
+    @abstractmethod
+    def refused(self, error: ProxyError) -> None:
+        """Count what is refused; for whoever refuses what the routes do not see."""
 
     @abstractmethod
     def respond(self, status: int, body: bytes, headers: Headers = ()) -> None:
@@ -157,10 +174,9 @@ class ClientStream:
         """The answer is complete, or the client has gone; to be called once."""
         self.closed = True
         self._unstall()
-        gone = self.on_gone
-        # they know the stream, and what refers to itself stays until somebody looks for garbage
-        self.on_gone = self.on_pause = self.on_resume = _nothing
-        gone()
+        # it knows the stream, and what refers to itself stays until somebody looks for garbage
+        watcher, self.watcher = self.watcher, NOBODY
+        watcher.gone()
         if self._done is not None and not self._done.called:
             self._done.callback(None)
 
@@ -171,14 +187,14 @@ class ClientStream:
         self.paused = True
         if self._stall is None and not self.closed:
             self._stall = self._clock.callLater(self._stall_timeout, self._stalled)
-            self.on_pause()
+            self.watcher.paused()
 
     def resumeProducing(self) -> None:
         """The client reads again."""
         self.paused = False
         self._unstall()
         if not self.closed:
-            self.on_resume()
+            self.watcher.resumed()
 
     def stopProducing(self) -> None:
         """The client has gone, which :meth:`_over` tells as well."""
@@ -212,7 +228,3 @@ def phrase(status: int) -> bytes:
 
 def _first_of(headers: Headers) -> dict[bytes, bytes]:
     return dict(reversed(headers))
-
-
-def _nothing() -> None:
-    """Nobody cares."""

@@ -7,14 +7,12 @@ is no message of a session.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from twisted.logger import Logger
 
 from mcp_proxy.frontend.guard import check_post_head, check_stream_head
 from mcp_proxy.frontend.limits import Streams
 from mcp_proxy.frontend.modern import ModernFront
-from mcp_proxy.frontend.stream import ClientRequest, ClientStream
+from mcp_proxy.frontend.stream import ClientRequest, ClientStream, Watcher
 from mcp_proxy.session.interfaces import HTTPAnswer
 from mcp_proxy.session.registry import Registry
 from mcp_proxy.session.replies import CLIENT_RETRY, Reply, StreamableOutlet, Verdict
@@ -38,6 +36,84 @@ log = Logger()
 
 SESSION_HEADER = b"mcp-session-id"
 
+_Streams = dict[ClientStream, StreamableOutlet]
+
+
+class _Listening(Watcher):
+    """A client with a stream for what belongs to no request.
+
+    :param streams: knows of it as long as it listens.
+    """
+
+    __slots__ = ("_session", "_stream", "_streams")
+
+    def __init__(self, streams: _Streams, stream: ClientStream, session: Session, outlet: StreamableOutlet) -> None:
+        self._streams = streams
+        self._stream = stream
+        self._session = session
+        streams[stream] = outlet
+
+    def gone(self) -> None:
+        """It has left this stream."""
+        self._streams.pop(self._stream, None)
+        self._session.detach(self._stream)
+
+    def paused(self) -> None:
+        """It does not read."""
+        self._session.stream_paused()
+
+    def resumed(self) -> None:
+        """It reads again."""
+        self._session.stream_resumed()
+
+
+class _Waiting(Watcher):
+    """A client that waits for a reply.
+
+    :param streams: knows of it as long as it waits.
+    """
+
+    __slots__ = ("_reply", "_session", "_stream", "_streams")
+
+    def __init__(
+        self, streams: _Streams, stream: ClientStream, session: Session, outlet: StreamableOutlet, reply: Reply
+    ) -> None:
+        self._streams = streams
+        self._stream = stream
+        self._session = session
+        self._reply = reply
+        streams[stream] = outlet
+
+    def gone(self) -> None:
+        """It has its reply, or has left."""
+        stream, session = self._stream, self._session
+        self._streams.pop(stream, None)
+        self._reply.gone(stream)
+        session.reply_over()
+        if stream.paused:
+            session.stream_resumed(self._reply)
+
+    def paused(self) -> None:
+        """It does not read."""
+        self._session.stream_paused(self._reply)
+
+    def resumed(self) -> None:
+        """It reads again."""
+        self._session.stream_resumed(self._reply)
+
+
+class _Initializing(_Waiting):
+    """A client that waits for the answer to initialize; the session stays only if it was initialized."""
+
+    __slots__ = ()
+
+    def gone(self) -> None:
+        """It has its answer, or has left."""
+        session = self._session
+        super().gone()
+        if not session.memory.initialize:
+            session.close()
+
 
 class StreamableFront:
     """See the module.
@@ -52,7 +128,7 @@ class StreamableFront:
         self._modern = modern
         self._room = room
         self._max_batch = max_batch
-        self._streams: dict[ClientStream, StreamableOutlet] = {}
+        self._streams: _Streams = {}
         self._judged = 0
 
     # -- POST --------------------------------------------------------------------------------------------------
@@ -90,12 +166,7 @@ class StreamableFront:
         outlet = session.outlet
         assert isinstance(outlet, StreamableOutlet)
         reply = outlet.open_reply(request.stream, headers=((SESSION_HEADER, session.id.encode()),))
-
-        def over() -> None:
-            if not session.memory.initialize:
-                session.close()
-
-        self._watch(request.stream, session, outlet, reply, over)
+        request.stream.watcher = _Initializing(self._streams, request.stream, session, outlet, reply)
         reply.expect()
         session.receive(message, request.headers, reply)
 
@@ -114,7 +185,7 @@ class StreamableFront:
             request.stream.respond(202, b"")
             return
         reply = outlet.open_reply(request.stream, version=session.memory.version, is_batch=is_batch)
-        self._watch(request.stream, session, outlet, reply)
+        request.stream.watcher = _Waiting(self._streams, request.stream, session, outlet, reply)
         for _ in requests:
             reply.expect()
         try:
@@ -180,15 +251,7 @@ class StreamableFront:
         if not outlet.listens:
             self._room.admit()
         stream = request.stream
-
-        def gone() -> None:
-            self._streams.pop(stream, None)
-            session.detach(stream)
-
-        stream.on_gone = gone
-        stream.on_pause = session.stream_paused
-        stream.on_resume = session.stream_resumed
-        self._streams[stream] = outlet
+        stream.watcher = _Listening(self._streams, stream, session, outlet)
         stream.start()
         if revisions.is_polling(session.memory.version):
             stream.write(sse.retry(CLIENT_RETRY))
@@ -199,7 +262,7 @@ class StreamableFront:
     ) -> None:
         if reply is None or not reply.has_after(since):
             raise NothingToStream()
-        self._watch(stream, session, outlet, reply)
+        stream.watcher = _Waiting(self._streams, stream, session, outlet, reply)
         stream.start()
         session.replayed(reply.resume(stream, since))
 
@@ -224,29 +287,6 @@ class StreamableFront:
         if not isinstance(session.outlet, StreamableOutlet):
             raise UnknownSession()
         return session, session.outlet
-
-    def _watch(
-        self,
-        stream: ClientStream,
-        session: Session,
-        outlet: StreamableOutlet,
-        reply: Reply,
-        over: Callable[[], None] = lambda: None,
-    ) -> None:
-        """Tell the session how the client reads its reply, and when it has left."""
-
-        def gone() -> None:
-            self._streams.pop(stream, None)
-            reply.gone(stream)
-            session.reply_over()
-            if stream.paused:
-                session.stream_resumed(reply)
-            over()
-
-        stream.on_gone = gone
-        stream.on_pause = lambda: session.stream_paused(reply)
-        stream.on_resume = lambda: session.stream_resumed(reply)
-        self._streams[stream] = outlet
 
     @property
     def open_streams(self) -> int:

@@ -127,12 +127,19 @@ class WebRequest(ClientRequest):
 class WebStream(ClientStream):
     """The answer to a request of twisted.web's."""
 
+    __slots__ = ("_refused", "_request")
+
     def __init__(
         self, request: Any, clock: IReactorTime, stall_timeout: float, refused: Callable[[ProxyError], None]
     ) -> None:
-        super().__init__(clock, stall_timeout, refused)
+        super().__init__(clock, stall_timeout)
         self._request = request
+        self._refused = refused
         request.notifyFinish().addBoth(lambda _: self._over())
+
+    def refused(self, error: ProxyError) -> None:
+        """Count what is refused."""
+        self._refused(error)
 
     def respond(self, status: int, body: bytes, headers: Headers = ()) -> None:
         """Answer at once."""

@@ -43,6 +43,8 @@ OWN_PREFIX = b'"mcp-proxy/'
 class Courier:
     """See the module. Callers: the session, which passes on what its client and its link say."""
 
+    __slots__ = ("_clock", "_count", "_exchanges", "_meter", "_policy", "_questions", "_route", "_timers", "deliveries")
+
     def __init__(self, route: IRoute, clock: IReactorTime, policy: Policy, meter: Meter = NO_METER) -> None:
         self._route = route
         self._clock = clock

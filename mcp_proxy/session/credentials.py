@@ -18,6 +18,8 @@ class Credentials:
     :param headers: the headers of the client's first request.
     """
 
+    __slots__ = ("_is_refused", "_own", "_renewal", "challenge", "headers", "owner")
+
     def __init__(self, owner: bytes, headers: Headers) -> None:
         self.owner = owner
         self.headers = standing(end_to_end(headers))
@@ -38,7 +40,9 @@ class Credentials:
     def seen(self, headers: Headers) -> None:
         """A message came with these end-to-end headers: the newest of its owner's hold."""
         if credential(headers) == self._own:
-            self.headers = standing(headers)
+            newest = standing(headers)
+            if newest != self.headers:  # else one copy will do for all who keep them
+                self.headers = newest
 
     def challenged(self, challenge: HTTPAnswer) -> None:
         """The backend wants to see another credential."""

@@ -37,6 +37,8 @@ class ICourier(Protocol):
 class Deliveries:
     """See the module."""
 
+    __slots__ = ("_clock", "_courier", "_exchanges", "_meter", "_policy", "_probing", "_route")
+
     def __init__(
         self,
         courier: ICourier,

@@ -12,6 +12,8 @@ class EventLog:
     :param max_bytes: how many bytes they may have in all; the newest event is kept even if it has more.
     """
 
+    __slots__ = ("_events", "_max_bytes", "_max_events", "last", "size")
+
     def __init__(self, max_events: int, max_bytes: int) -> None:
         self._max_events = max_events
         self._max_bytes = max_bytes

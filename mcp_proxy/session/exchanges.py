@@ -109,6 +109,8 @@ class Exchanges:
     :param room: what those of all sessions may have.
     """
 
+    __slots__ = ("_allowance", "_requests", "_room", "_taken", "held", "in_flight")
+
     def __init__(self, max_held: int, max_held_bytes: int, room: Room | None = None) -> None:
         self._room = Room() if room is None else room
         self._allowance = Allowance(max_held, max_held_bytes, self._room)
@@ -177,6 +179,7 @@ class Exchanges:
         for exchange in exchanges:
             if exchange.is_request and self._requests.get(exchange.message.id or b"") is exchange:
                 del self._requests[exchange.message.id or b""]
+        self._requests = self._requests or {}  # an emptied one is large
 
     def ready(self, now: float) -> list[Exchange]:
         """Take what is held and may be sent now, oldest first."""
@@ -203,6 +206,7 @@ class Exchanges:
         exchange = None if backend_id is None else self.in_flight.pop(backend_id, None)
         if exchange is not None:
             self._unregister((exchange,))
+            self.in_flight = self.in_flight or {}
         return exchange
 
     def drop(self, exchange: Exchange) -> None:

@@ -78,7 +78,7 @@ class Memory:
     initialize: bytes = b""
     version: str = ""
     initialized: bool = False
-    capabilities: frozenset[str] = frozenset()
+    capabilities: tuple[str, ...] = ()
     level: bytes = b""
     subscriptions: dict[str, None] = field(factory=dict)
     lists: dict[str, SeenList] = field(factory=dict)
@@ -112,7 +112,7 @@ class Memory:
         capabilities = capabilities if isinstance(capabilities, dict) else {}
         self.initialize = request.body if request.body.startswith(b"{") else b"{}"
         self.version = str(shown.get("protocolVersion", ""))
-        self.capabilities = frozenset(capabilities)
+        self.capabilities = tuple(capabilities)
         return jsonrpc.result(response.id or b"null", shown) if _promise(capabilities) else response.raw
 
     def _read_list(self, request: Message, page: dict[str, Any]) -> None:

@@ -21,6 +21,8 @@ class Channel:
     :param name: event ids are made of it: ``name.number``.
     """
 
+    __slots__ = ("_log", "_name", "_written", "stream")
+
     def __init__(self, name: bytes) -> None:
         self.stream: IClientStream | None = None
         self._name = name
@@ -86,6 +88,8 @@ class SSEOutlet:
 
     :param token: the session's id; event ids are made of it, so that they name the session.
     """
+
+    __slots__ = ("_channel",)
 
     needs_handshake = True
     outlives_streams = False

@@ -27,6 +27,8 @@ class Question:
 class Questions:
     """The requests of one session's backend that the client has not answered yet. Pure: nothing is sent here."""
 
+    __slots__ = ("_count", "_open")
+
     def __init__(self) -> None:
         self._open: dict[bytes, Question] = {}  # by the id that the client knows
         self._count = 0

@@ -38,6 +38,21 @@ class Reply:
     :param headers: of the answer, if it is no refusal.
     """
 
+    __slots__ = (
+        "_answers",
+        "_awaited",
+        "_held",
+        "_is_batch",
+        "_is_primed",
+        "_made",
+        "_name",
+        "headers",
+        "is_done",
+        "is_started",
+        "is_waiting",
+        "number",
+    )
+
     def __init__(
         self,
         number: int,
@@ -192,6 +207,8 @@ class StreamableOutlet:
     :param token: the session's id; event ids begin with a digest of it.
     """
 
+    __slots__ = ("_count", "_finished", "_general", "_is_polling", "_kept", "_name", "_open")
+
     needs_handshake = True
     outlives_streams = True
     patient = False
@@ -326,7 +343,9 @@ class StreamableOutlet:
     def _finish(self, reply: Reply) -> None:
         if not reply.is_done:
             return
-        if self._open.pop(reply.number, None) is not None and reply.is_started:
+        was_open = self._open.pop(reply.number, None) is not None
+        self._open = self._open or {}  # an emptied one is large
+        if was_open and reply.is_started:
             self._finished[reply.number] = reply
             self._kept += reply.size
             while len(self._finished) > 1 and (len(self._finished) > MAX_FINISHED or self._kept > MAX_BYTES):

@@ -44,6 +44,27 @@ class Session:
     :param meter: counts what happens.
     """
 
+    __slots__ = (
+        "_clock",
+        "_courier",
+        "_forget",
+        "_is_draining",
+        "_last_seen",
+        "_meter",
+        "_policy",
+        "_recall",
+        "_remember",
+        "_timers",
+        "_verdicts",
+        "credentials",
+        "ending",
+        "id",
+        "label",
+        "memory",
+        "outlet",
+        "uplink",
+    )
+
     def __init__(
         self,
         token: str,
@@ -73,7 +94,7 @@ class Session:
         self._timers = Timers(clock)
         self._courier = Courier(self, clock, policy, meter)
         self._is_draining = False
-        self._verdicts: list[Deferred[HTTPAnswer | None]] = []
+        self._verdicts: tuple[Deferred[HTTPAnswer | None], ...] = ()
         self.uplink = Uplink(self, self._courier, backend, clock, policy, meter)
 
     # -- what others may know ----------------------------------------------------------------------------------
@@ -141,7 +162,7 @@ class Session:
         With a challenge if it would not; with None if it would, or if it cannot be reached now.
         """
         verdict: Deferred[HTTPAnswer | None] = Deferred()
-        self._verdicts.append(verdict)
+        self._verdicts += (verdict,)
         self.uplink.lifecycle.wake()
         if self.outage:
             self.judged(None)
@@ -303,7 +324,7 @@ class Session:
 
     def judged(self, challenge: HTTPAnswer | None) -> bool:
         """The backend's first word on this client, or that there is none; tells whether somebody waited for it."""
-        verdicts, self._verdicts = self._verdicts, []
+        verdicts, self._verdicts = self._verdicts, ()
         for verdict in verdicts:
             verdict.callback(challenge)
         return bool(verdicts)

@@ -54,6 +54,27 @@ class IHost(Protocol):
 class Uplink:
     """See the module. Callers: the session, links, the backend's view, the machine."""
 
+    __slots__ = (
+        "_backend",
+        "_clock",
+        "_courier",
+        "_host",
+        "_link_headers",
+        "_live_since",
+        "_loss",
+        "_meter",
+        "_policy",
+        "_refusals",
+        "_replay",
+        "_short_lives",
+        "_timers",
+        "_told_initialized",
+        "generation",
+        "lifecycle",
+        "link",
+        "phase",
+    )
+
     def __init__(
         self,
         host: IHost,

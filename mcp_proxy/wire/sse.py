@@ -41,6 +41,22 @@ class Decoder:
     :param max_event_bytes: how many bytes of data one event may have.
     """
 
+    __slots__ = (
+        "_at_start",
+        "_data",
+        "_head",
+        "_id",
+        "_line",
+        "_line_size",
+        "_max",
+        "_over",
+        "_retry",
+        "_size",
+        "_skip_lf",
+        "_tail",
+        "_type",
+    )
+
     def __init__(self, max_event_bytes: int) -> None:
         self._max = max_event_bytes
         self._line = bytearray()  # the start of a line that has not ended yet

@@ -459,7 +459,7 @@ class Lean(Either):
         """A request that is to be sent at the end of this turn, and the connection that it will take."""
         await self.fetch()
         pool: Any = self.http._connections
-        pool._pool._turn._direct = 0
+        pool._pool.turn._direct = 0
         (connection,) = self.idle()
         return self.open(reuse=False), connection
 

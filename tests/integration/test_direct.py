@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -86,18 +87,18 @@ class Direct(TestCase):
     async def test_names(self) -> None:
         """This Twisted has the private names; if one is missing, the fast way is off, and that is to be known."""
         self.assertEqual([name for name in direct.PRIVATE if not hasattr(self.transport, name)], [])
-        self.assertNotEqual(direct.sender(self.transport), self.transport.write)
+        self.assertIs(direct.sender(self.transport), direct.send)
 
     async def test_at_once(self) -> None:
         """With nothing queued the bytes are with the kernel at once, and the reactor is asked for nothing."""
-        direct.sender(self.transport)(b"now")
+        direct.send(self.transport, b"now")
         self.assertNotIn(self.transport, reactor.getWriters())
         self.assertEqual(self.transport._tempDataBuffer, [])
         await self.until(lambda: self.taker.got == b"now")
 
     async def test_order(self) -> None:
         """When the client does not take it all, the rest waits in its order, behind what was there before."""
-        send = direct.sender(self.transport)
+        send = partial(direct.send, self.transport)
         self.taker.transport.pauseProducing()  # type: ignore[union-attr]
         pieces = [bytes([number]) * 300_000 for number in range(40)]
         for number, piece in enumerate(pieces):
@@ -112,7 +113,7 @@ class Direct(TestCase):
         producer = mock.Mock(spec=("pauseProducing", "resumeProducing", "stopProducing"))
         self.transport.registerProducer(producer, True)
         self.taker.transport.pauseProducing()  # type: ignore[union-attr]
-        send, sent = direct.sender(self.transport), 0
+        send, sent = partial(direct.send, self.transport), 0
         while not producer.pauseProducing.called:
             send(b"x" * 100_000)
             sent += 100_000
@@ -122,7 +123,7 @@ class Direct(TestCase):
 
     async def test_gone(self) -> None:
         """Sending to a client that has gone is no failure, whoever has hung up."""
-        send = direct.sender(self.transport)
+        send = partial(direct.send, self.transport)
         self.connector.disconnect()
         for _ in range(50):
             send(b"x" * 100_000)
@@ -131,7 +132,7 @@ class Direct(TestCase):
 
     async def test_closing(self) -> None:
         """What was sent before the connection is closed arrives."""
-        send = direct.sender(self.transport)
+        send = partial(direct.send, self.transport)
         send(b"la")
         send(b"st")
         self.transport.loseConnection()
@@ -141,10 +142,10 @@ class Direct(TestCase):
     async def test_public_way(self) -> None:
         """If a name is missing, or there is another layer in between, it is the transport's own method that writes."""
         with mock.patch.object(direct, "PRIVATE", (*direct.PRIVATE, "_not_there")):
-            self.assertEqual(direct.sender(self.transport), self.transport.write)
+            self.assertIs(direct.sender(self.transport), direct.write)
         with mock.patch.object(self.transport, "TLS", True):
-            self.assertEqual(direct.sender(self.transport), self.transport.write)
-        direct.sender(self.transport)(b"both ")
+            self.assertIs(direct.sender(self.transport), direct.write)
+        direct.write(self.transport, b"both ")
         self.transport.write(b"work")
         await self.until(lambda: self.taker.got == b"both work")
 

@@ -159,7 +159,7 @@ class Turns(LeanCase):
     def writes(self, connection: Connection) -> list[bytes]:
         """What is handed to the network from now on, piece by piece."""
         pieces: list[bytes] = []
-        connection._transport.protocol._send = pieces.append
+        connection._transport.protocol._send = lambda _, data: pieces.append(data)
         return pieces
 
     def test_one_write(self) -> None:
@@ -260,6 +260,17 @@ class Patience(LeanCase):
         self.assertEqual(self.house.clock.getDelayedCalls(), [])
 
 
+class Told(stream.Watcher):
+    """Writes down that an answer is over."""
+
+    def __init__(self, told: list[str]) -> None:
+        self._told = told
+
+    def gone(self) -> None:
+        """It is."""
+        self._told.append("gone")
+
+
 class Ends(LeanCase):
     def test_gone_once(self) -> None:
         """That a stream is over is told once, whoever ends it and in whatever order."""
@@ -274,7 +285,7 @@ class Ends(LeanCase):
             self.patch(self.house.app, "_plain", {("GET", "/mcp"): handler})
             connection.send(ask("GET", "/mcp"))
             answer = taken[0]
-            answer.on_gone = lambda told=told: told.append("gone")  # type: ignore[misc]
+            answer.watcher = Told(told)
             answer.start()
             for end in ends:
                 if end == "lose":
@@ -422,4 +433,4 @@ class Sender(LeanCase):
     def test_public_way(self) -> None:
         """A transport that is not Twisted's plain TCP is written to in the public way."""
         transport = self.stream._transport
-        self.assertEqual(direct.sender(transport), transport.write)
+        self.assertIs(direct.sender(transport), direct.write)

@@ -96,7 +96,7 @@ class Secrets(HouseCase):
             raise RuntimeError("a bug")
 
         session = self.house.session_of(stream)
-        self.patch(session, "receive", fail)
+        self.patch(type(session), "receive", fail)
         answer = self.house.post(stream.path, messages.call(1), *HEADERS)
         self.assert_json_error(answer, 500, -32603)
         self.assertNotIn(b"a bug", answer.body)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from mcp_proxy.frontend.stream import NOBODY
 from mcp_proxy.frontend.streamable import StreamableFront
 from mcp_proxy.session.exchanges import Exchange
 from mcp_proxy.session.interfaces import HTTPAnswer, Outgoing, Refusal
@@ -75,7 +76,7 @@ class Stream:
         self.headers: Headers = ()
         self._client = client
         self._post = post
-        self.on_gone = self.on_pause = self.on_resume = lambda: None
+        self.watcher = NOBODY
 
     def respond(self, status: int, body: bytes, headers: Headers = ()) -> None:
         """The proxy answers whole."""
@@ -105,7 +106,7 @@ class Stream:
         """It is over, and the proxy knows."""
         if not self.closed:
             self.closed = True
-            self.on_gone()
+            self.watcher.gone()
 
 
 class Request:

@@ -23,9 +23,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from mcp_proxy import tap
+from mcp_proxy.backend.connections import Pool
 from mcp_proxy.backend.lean import Connection
 from mcp_proxy.fast import MAX_UNSENT, FastReactor
-from mcp_proxy.turn import Turn
 
 LINGER_0 = struct.pack("ii", 1, 0)
 
@@ -129,10 +129,12 @@ class OnUvloop(SynchronousTestCase):
         await self.until(lambda: all(each.reason for each in ours))
         await self.port.stopListening()
 
-    async def client(self, protocol: Any = None) -> Any:
+    def endpoint(self) -> TCP4ClientEndpoint:
         host = self.port.getHost()
-        endpoint = TCP4ClientEndpoint(self.reactor, host.host, host.port)
-        return await endpoint.connect(Factory.forProtocol(protocol or Watch))
+        return TCP4ClientEndpoint(self.reactor, host.host, host.port)
+
+    async def client(self) -> Any:
+        return await self.endpoint().connect(Factory.forProtocol(Watch))
 
     def test_both_ways(self) -> None:
         """Bytes go to and fro, and each side knows where the other one is; who hangs up and who is left hear alike."""
@@ -318,17 +320,18 @@ class OnUvloop(SynchronousTestCase):
 
         async def scenario() -> None:
             made = await self.listen()
+            pool = Pool(self.reactor, self.endpoint(), lambda: None)
             for is_seen in (True, False):
-                connection = await self.client(lambda: Connection(lambda _: None, lambda _: None, Turn(self.reactor)))
+                connection = await pool.connect()
                 await self.until(lambda: made and made[-1].transport)
                 server = made.pop()
-                connection._send(b"x" * 1000)
+                connection._send(connection.transport, b"x" * 1000)
                 connection._sent = 1000
                 await self.until(lambda server=server: len(server.got) == 1000)
                 self.assertTrue(connection.is_alive)
                 server.transport.getHandle().shutdown(socket.SHUT_RDWR)
                 if not is_seen:
-                    connection._send(b"y" * 1000)
+                    connection._send(connection.transport, b"y" * 1000)
                     connection._sent = 2000
                 with mock.patch.object(Connection, "readConnectionLost", tell):
                     await self.until(lambda server=server: server.reason)

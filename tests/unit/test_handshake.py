@@ -97,7 +97,7 @@ class Remembering(SynchronousTestCase):
         known = Memory()
         self.assertIs(known.answered(parse(raw), answer), answer.raw)
         self.assertEqual(known.initialize, b'{"big": 12345678901234567890123,  "x":1}')
-        self.assertEqual((known.version, known.capabilities, known.initialized), (VERSION, {"tools"}, False))
+        self.assertEqual((known.version, known.capabilities, known.initialized), (VERSION, ("tools",), False))
 
     def test_promise(self) -> None:
         """listChanged is promised for each list that the backend has, for no other, and nothing else is altered."""

@@ -186,7 +186,7 @@ class Races(RuleBasedStateMachine):
             stream = data.draw(st.sampled_from(streams))
             if stream.paused is not is_slow:
                 stream.paused = is_slow
-                (stream.on_pause if is_slow else stream.on_resume)()
+                (stream.watcher.paused if is_slow else stream.watcher.resumed)()
 
     @rule()
     def keep_alive(self) -> None:
