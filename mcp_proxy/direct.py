@@ -1,8 +1,10 @@
-"""Sending at once: the one place that reads private names of Twisted's.
+"""Shorter ways: the one place that uses private names of Twisted's.
 
 ``transport.write`` hands its bytes to the reactor, which calls the kernel twice more (``epoll_ctl``) and sends them one
 turn later. With nothing queued the socket can be asked directly. A transport of another kind, or of another Twisted, is
 written to in the public way.
+
+The reactor makes a context for the log of old Twisted each time a descriptor is ready. Nobody here asks for it.
 """
 
 from __future__ import annotations
@@ -11,10 +13,15 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet import tcp
+from twisted.logger import Logger
+
+log = Logger()
 
 #: What is read of a transport beside its public interface.
 PRIVATE = ("_tempDataBuffer", "_writeDisconnected", "_aborting", "dataBuffer", "socket", "TLS")
 
+#: What is used of a reactor.
+POLL_PRIVATE = ("_poller", "_selectables", "_doReadOrWrite")
 
 Send = Callable[[Any, bytes], None]
 
@@ -48,3 +55,22 @@ def send(transport: Any, data: bytes) -> None:
             return
         data = data[sent:]
     transport.write(data)
+
+
+def quicken(reactor: Any) -> bool:
+    """Let a reactor on epoll handle what is ready without such contexts; tells whether it can be done."""
+    if type(reactor).__name__ != "EPollReactor" or not all(hasattr(reactor, name) for name in POLL_PRIVATE):
+        return False
+    poll, selectables, handle = reactor._poller.poll, reactor._selectables, reactor._doReadOrWrite
+
+    def turn(timeout: float | None) -> None:
+        for descriptor, event in poll(-1 if timeout is None else timeout, len(selectables)):
+            selectable = selectables.get(descriptor)
+            if selectable is not None:  # else what was ready before it has ended it
+                try:
+                    handle(selectable, descriptor, event)
+                except Exception:
+                    log.failure("a connection could not be ended in an orderly way")
+
+    reactor.doIteration = turn
+    return True

@@ -179,10 +179,10 @@ class Carrier(asyncio.Protocol):
         "_lost",
         "_peer",
         "_producer",
-        "_protocol",
         "_reason",
         "_transport",
         "disconnecting",
+        "protocol",
         "reactor",
     )
 
@@ -194,7 +194,7 @@ class Carrier(asyncio.Protocol):
         self._build = build
         self._lost = lost
         self._transport: Any = None
-        self._protocol: Any = None
+        self.protocol: Any = None
         self._producer: Any = None
         self._reason: Failure | None = None  # why we have hung up, if it was not for the usual reason
         self._handle: socket.socket | None = None
@@ -209,7 +209,7 @@ class Carrier(asyncio.Protocol):
 
     def logPrefix(self) -> str:
         """What Twisted calls it in its log."""
-        return type(self._protocol).__name__
+        return type(self.protocol).__name__
 
     # -- for the loop ------------------------------------------------------------------------------------------
 
@@ -222,24 +222,24 @@ class Carrier(asyncio.Protocol):
             where = transport.get_extra_info("peername")
             if where is not None:  # else it has gone already
                 self._peer = _address(where)
-                self._protocol = self._build(self._peer)
-            if self._protocol is None:
+                self.protocol = self._build(self._peer)
+            if self.protocol is None:
                 self.connectionLost(Failure(error.ConnectionDone()))
             else:
-                self._protocol.makeConnection(self)
+                self.protocol.makeConnection(self)
         except Exception:
             self._failed()
 
     def data_received(self, data: bytes) -> None:
         """The other side has sent this."""
         try:
-            self._protocol.dataReceived(data)
+            self.protocol.dataReceived(data)
         except Exception:
             self._failed()
 
     def eof_received(self) -> bool:
         """The other side will send no more; the socket is still open, so that it can be asked."""
-        protocol = IHalfCloseableProtocol(self._protocol, None)
+        protocol = IHalfCloseableProtocol(self.protocol, None)
         if protocol is None:
             self._transport.abort()
         else:
@@ -283,7 +283,7 @@ class Carrier(asyncio.Protocol):
             self._handle.detach()  # it was only lent
         transport.abort()
         producer, self._producer = self._producer, None
-        protocol, self._protocol = self._protocol, None
+        protocol, self.protocol = self.protocol, None
         try:
             if producer is not None:
                 producer.stopProducing()
@@ -315,7 +315,7 @@ class Carrier(asyncio.Protocol):
         """Send no more."""
         if self._transport is not None:
             self._transport.write_eof()
-            protocol = IHalfCloseableProtocol(self._protocol, None)
+            protocol = IHalfCloseableProtocol(self.protocol, None)
             if protocol is not None:
                 self.reactor.loop.call_soon(protocol.writeConnectionLost)
 

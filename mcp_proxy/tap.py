@@ -153,8 +153,10 @@ def makeService(options: Options) -> IService:
     """Return the whole proxy as one service, configured by `options`; twistd and `main` start it."""
     from twisted.internet import reactor
 
+    from .direct import quicken
     from .service import make_service
 
+    quicken(reactor)
     settings = options.settings
     out = _log_file(options.parent or {})
     observer = make_observer(settings.log_format, settings.log_level, out) if out is not None else None

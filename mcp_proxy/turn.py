@@ -32,7 +32,10 @@ class Turn:
 
     def soon(self, work: Callable[[], None]) -> None:
         """Do this at the end of the turn; or now, as long as turns have one such thing to do each."""
-        if self._direct and not self._due:
+        due = self._due
+        if due:
+            due.append(work)
+        elif self._direct:
             self._direct -= 1
             work()
         else:

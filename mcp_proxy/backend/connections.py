@@ -21,7 +21,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mcp_proxy.backend.failures import RequestFailed, describe
-from mcp_proxy.backend.lean import Asked, Connection, Incoming
+from mcp_proxy.backend.lean import Asked, Connection
 from mcp_proxy.backend.response import ICancellable, Response
 from mcp_proxy.backend.target import Target, endpoint_to
 from mcp_proxy.timers import Timers
@@ -151,7 +151,9 @@ class _Errand(Asked):
         answered: Callable[[Response], None],
         failed: Callable[[RequestFailed], None],
     ) -> None:
-        super().__init__(data, sending, has_body=has_body)
+        self.data = data
+        self.sending = sending
+        self.has_body = has_body
         self._whose = whose
         self._pool = pool
         self._url = url
@@ -204,7 +206,7 @@ class _Errand(Asked):
 
     # -- from the connection -----------------------------------------------------------------------------------
 
-    def answered(self, answer: Incoming) -> None:
+    def answered(self, answer: Response) -> None:
         """The head of the answer has come."""
         self._connection = None
         self._is_over = True
@@ -212,7 +214,10 @@ class _Errand(Asked):
         # an answer may last, and needs none of these
         self.data, self.sending, self._tell, self._tell_failed = b"", _nothing, _nothing, _nothing
         try:
-            tell(self._whose.answered(self._url, answer))
+            cookies = once(answer.headers, _cookies)
+            if cookies:
+                self._whose.keep(self._url, cookies)
+            tell(answer)
         except Exception:
             log.failure("an answer of the backend's could not be handled")
 
@@ -314,18 +319,18 @@ class LeanRequests:
 
     def _head_of(self, method: str, url: str, headers: Headers) -> bytes:
         """The head of a request, which is often that of the one before."""
-        last = (method, url, headers)
-        if last != self._last:
-            self._head, self._last = request_head(method, url, headers), last
+        last = self._last
+        if last is None or headers is not last[2] or method != last[0] or url != last[1]:
+            wanted = (method, url, headers)
+            if wanted != last:
+                self._head = request_head(method, url, headers)
+            self._last = wanted
         return self._head
 
-    def answered(self, url: str, answer: Incoming) -> Response:
-        """What has come; its cookies are kept."""
-        cookies = once(answer.headers, _cookies)
-        if cookies:
-            self._jar = self._jar or IndexableCookieJar()
-            self._jar.extract_cookies(_Told(cookies), Request(url))  # type: ignore[arg-type]
-        return Response(answer.status, answer.headers, answer)
+    def keep(self, url: str, cookies: list[bytes]) -> None:
+        """Cookies have come."""
+        self._jar = self._jar or IndexableCookieJar()
+        self._jar.extract_cookies(_Told(cookies), Request(url))  # type: ignore[arg-type]
 
     @staticmethod
     def _with_cookies(jar: IndexableCookieJar, url: str, headers: Headers) -> Headers:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from attrs import frozen
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -95,18 +94,26 @@ def _nothing_to_do(failure: Failure) -> None:
     log.debug("goodbye to the backend failed: {reason}", reason=RequestFailed.trapped(failure).reason)
 
 
+def _abort(response: Response) -> None:
+    response.abort()
+
+
 def _nothing() -> None:
     pass
 
 
-@frozen
 class BackendClient:
     """Requests of one session."""
 
-    _reactor: Any
-    _requests: IRequests
-    _farewells: set[Deferred[Any]]
-    _target: Target
+    __slots__ = ("_farewells", "_given", "_reactor", "_ready", "_requests", "_target")
+
+    def __init__(self, reactor: Any, requests: IRequests, farewells: set[Deferred[Any]], target: Target) -> None:
+        self._reactor = reactor
+        self._requests = requests
+        self._farewells = farewells
+        self._target = target
+        self._given: Headers = ()  # those of the last request
+        self._ready: Headers = target.with_credentials(())  # what went out for them
 
     def farewell(self, method: str, url: str, headers: Headers, timeout: float) -> None:
         """Send a request whose answer nobody waits for, for at most so many seconds."""
@@ -119,7 +126,7 @@ class BackendClient:
             if deadline.active():
                 deadline.cancel()
 
-        said.addCallback(Response.abort).addErrback(_nothing_to_do).addBoth(over)
+        said.addCallback(_abort).addErrback(_nothing_to_do).addBoth(over)
 
     def open(
         self,
@@ -174,7 +181,8 @@ class BackendClient:
         :param answered: called with the head of the answer.
         :param failed: called if there is none.
         """
-        headers = self._target.with_credentials(without_own_key(headers))
+        if headers is not self._given:
+            self._given, self._ready = headers, self._target.with_credentials(without_own_key(headers))
         return self._requests.ask(
-            method, url, headers, body, reuse=reuse, sending=sending, answered=answered, failed=failed
+            method, url, self._ready, body, reuse=reuse, sending=sending, answered=answered, failed=failed
         )

@@ -13,6 +13,7 @@ from twisted.python.failure import Failure
 from mcp_proxy.backend.failures import RequestFailed
 from mcp_proxy.backend.http import BackendClient
 from mcp_proxy.backend.outbox import Outbox
+from mcp_proxy.backend.post import OF_JSON, PostHeaders
 from mcp_proxy.backend.response import ICancellable, Response, shown_answer
 from mcp_proxy.session.interfaces import HTTPAnswer, ILinkOwner, Loss, Outgoing, Refusal
 from mcp_proxy.timers import Timers
@@ -60,6 +61,7 @@ class HTTPSSELink:
         self._headers = headers
         self._open_timeout = open_timeout
         self._decoder = Decoder(max_event_bytes)
+        self._heads = PostHeaders(OF_JSON)
         self._post_url = ""
         self._stream: Response | None = None
         self._closed = False
@@ -151,7 +153,7 @@ class HTTPSSELink:
         except (NotJSON, NotJSONRPC) as error:
             log.warn("event of the backend's dropped: {reason}", reason=error.message)
             return
-        if message.kind is jsonrpc.Kind.RESPONSE:
+        if self._posts and message.kind is jsonrpc.Kind.RESPONSE:
             self._free_post(message.id)
         self.owner.link_received(self, message)
 
@@ -206,12 +208,11 @@ class HTTPSSELink:
         self._post(outgoing, reuse=outgoing.repeatable)
 
     def _post(self, outgoing: Outgoing, reuse: bool) -> None:
-        headers = (*outgoing.headers, (b"Content-Type", b"application/json"))
         self._posts[outgoing] = None
         asked = self._client.ask(
             "POST",
             self._post_url,
-            headers,
+            self._heads.of(outgoing),
             outgoing.raw,
             reuse=reuse,
             sending=partial(self._sending, outgoing),

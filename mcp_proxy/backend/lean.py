@@ -21,6 +21,7 @@ from zope.interface import implementer
 
 from mcp_proxy.backend.bodies import IBodyReceiver, Nobody
 from mcp_proxy.backend.failures import RequestFailed
+from mcp_proxy.backend.response import Response
 from mcp_proxy.direct import sender
 from mcp_proxy.turn import Turn
 from mcp_proxy.wire.headers import Fields, Header, Headers
@@ -60,7 +61,7 @@ class Asked:
         self.has_body = has_body
 
     @abstractmethod
-    def answered(self, answer: Incoming) -> None:
+    def answered(self, answer: Response) -> None:
         """The answer has come, but for its body."""
 
     @abstractmethod
@@ -68,14 +69,13 @@ class Asked:
         """There is none; not told after :meth:`Connection.abort`."""
 
 
-class Incoming:
-    """An answer whose body comes while it is read; it is to be delivered at once."""
+class Incoming(Response):
+    """An answer whose body comes while it is read."""
 
-    __slots__ = ("_connection", "_early", "_end", "_receiver", "headers", "status")
+    __slots__ = ("_connection", "_early", "_end", "_receiver")
 
     def __init__(self, connection: Connection, status: int, headers: Headers) -> None:
-        self.status = status
-        self.headers = headers
+        super().__init__(status, headers)
         self._connection: Connection | None = connection
         self._receiver: IBodyReceiver | None = None
         self._early: list[bytes] | None = None
@@ -84,16 +84,22 @@ class Incoming:
     def deliver(self, receiver: IBodyReceiver) -> None:
         """Hand the body over as it comes."""
         self._receiver = receiver
+        self.headers = ()  # whoever wanted to see them has; an answer may last
         early, self._early = self._early, None
         for data in early or ():
             self.received(data)
         if self._end is not None:
             self.ended(self._end)
 
-    def pause(self, paused: bool) -> None:
-        """Take nothing from the network for now, or go on."""
+    def pause(self) -> None:
+        """Take nothing from the network for now."""
         if self._connection is not None:
-            self._connection.pause(paused)
+            self._connection.pause(True)
+
+    def resume(self) -> None:
+        """Go on."""
+        if self._connection is not None:
+            self._connection.pause(False)
 
     def abort(self) -> None:
         """Close the connection; the receiver hears nothing more."""
@@ -167,6 +173,7 @@ class Connection:
         "_pool",
         "_send",
         "_sent",
+        "_shown",
         "_unsent",
         "idle_since",
         "is_broken",
@@ -191,8 +198,9 @@ class Connection:
             False
         )
         self._is_answered = False
-        self._mould: Mould | None = None  # of the head of an answer that came whole, with 200
-        self._model: Headers = ()  # its headers
+        self._mould: Mould | None = None  # of the head of an answer that came whole
+        self._model: tuple[int, Headers] = (0, ())  # its status and headers
+        self._shown: Headers = ()  # those of the head that was just read
         self.is_ours = False  # its end, if that has come, was our wish
         self.is_broken = False  # it has ended in the middle of something
         self._is_unseen = True  # the request has provably not arrived
@@ -201,6 +209,8 @@ class Connection:
     def makeConnection(self, transport: Any) -> None:
         """It is made. Small messages must not wait for each other."""
         self.transport = transport
+        if getattr(transport, "protocol", None) is not None:
+            transport.protocol = self  # the endpoint's go-between has nothing more to do
         transport.setTcpNoDelay(True)
         self._send = sender(transport)
         self._parser = HttpResponseParser(self)
@@ -289,37 +299,36 @@ class Connection:
             return
         if self._pieces:
             self._hand_over()
+        shown, self._shown = self._shown, ()
         if self._finished is not None:
-            if is_first and not self._is_spoiled and self._finished.status == 200:
-                self._remember(data, self._finished.headers)
+            if is_first and not self._is_spoiled and self._finished.status in (200, 202):
+                self._remember(data, self._finished.status, shown)
             self._finish(self._finished)
-        elif self._answer is not None:
-            self._answer.headers = ()  # they were shown; what lasts keeps no more than it needs
-        elif self._asked is not None and self._head_size > MAX_HEAD:
+        elif self._answer is None and self._asked is not None and self._head_size > MAX_HEAD:
             self._break("the head of the backend's answer is too large")
             self.abort()
 
     def _is_like_last(self, asked: Asked, data: bytes) -> bool:
         """Take an answer that has come whole, with the same head as the last one but for its length."""
-        end = -1 if self._mould is None else data.find(b"\r\n\r\n")
-        if end < 0 or self._mould is None or self._mould.length_of(data[:end]) != len(data) - end - 4:
+        body = -1 if self._mould is None else self._mould.fits(data)
+        if body < 0 or self._mould is None or self._mould.length != len(data) - body:
             return False
-        answer = self._answer = Incoming(self, 200, self._model)
+        answer = self._answer = Incoming(self, *self._model)
         self._is_answered = self._is_delimited = True
         self._is_spoiled = False
         asked.answered(answer)
         if self._answer is answer:
             self._answer = None
-            answer.received(data[end + 4 :])
+            answer.received(data[body:])
             if self._asked is asked:
                 self._finish(answer)
         return True
 
-    def _remember(self, data: bytes, headers: Headers) -> None:
+    def _remember(self, data: bytes, status: int, headers: Headers) -> None:
         end = data.find(b"\r\n\r\n")
-        mould = Mould.of(data[:end]) if data.startswith(b"HTTP/1.1 200") else None
-        if mould is not None and self._may_stay and mould.length_of(data[:end]) == len(data) - end - 4:
-            self._mould, self._model = mould, headers
+        mould = Mould.of(data[:end]) if data.startswith(b"HTTP/1.1 %d" % status) else None
+        if mould is not None and self._may_stay and mould.fits(data) >= 0 and mould.length == len(data) - end - 4:
+            self._mould, self._model = mould, (status, headers)
 
     def on_message_begin(self) -> None:
         """The parser has seen the first byte of an answer."""
@@ -344,6 +353,7 @@ class Connection:
             return  # of an interim answer; the real one follows
         self._answer = Incoming(self, status, headers)
         self._is_answered = True
+        self._shown = headers
         asked.answered(self._answer)
 
     def on_body(self, data: bytes) -> None:

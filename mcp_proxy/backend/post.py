@@ -7,9 +7,14 @@ from typing import Protocol
 from mcp_proxy.backend.response import ICancellable, Response
 from mcp_proxy.session.exchanges import Exchange
 from mcp_proxy.session.interfaces import Outgoing
-from mcp_proxy.wire import jsonrpc
+from mcp_proxy.wire import jsonrpc, revisions
+from mcp_proxy.wire.headers import Headers
 from mcp_proxy.wire.jsonrpc import Kind, Message
 from mcp_proxy.wire.sse import Decoder, Event, Oversized
+
+#: What a POST with a message says of itself.
+OF_JSON: Headers = ((b"Content-Type", b"application/json"),)
+OF_A_MESSAGE: Headers = (*OF_JSON, (b"Accept", b"application/json, text/event-stream"))
 
 
 class IPostOwner(Protocol):
@@ -25,6 +30,37 @@ class IPostOwner(Protocol):
 
     def stream_ended(self, post: Post, reason: str) -> None:
         """Its stream is over."""
+
+
+class PostHeaders:
+    """The headers of one link's POSTs, which are often those of the one before.
+
+    :param said: what each says of itself.
+    :ivar own: those of the session at the backend.
+    """
+
+    __slots__ = ("_all", "_given", "_said", "own")
+
+    def __init__(self, said: Headers) -> None:
+        self.own: Headers = ()
+        self._said = said
+        self._given: Headers = ()  # the client's, with the last message
+        self._all: Headers = ()  # all that went with it
+
+    def agreed(self, session: bytes, version: str) -> None:
+        """The backend has answered initialize."""
+        self.own = ((b"Mcp-Session-Id", session),) if session else ()
+        if revisions.names_version(version):
+            self.own = (*self.own, (b"MCP-Protocol-Version", version.encode()))
+        self._all = ()
+
+    def of(self, outgoing: Outgoing) -> Headers:
+        """All headers for a message."""
+        if outgoing.method == revisions.INITIALIZE:
+            return (*outgoing.headers, *self._said)
+        if outgoing.headers is not self._given or not self._all:
+            self._given, self._all = outgoing.headers, (*outgoing.headers, *self._said, *self.own)
+        return self._all
 
 
 class Post:

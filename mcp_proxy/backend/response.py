@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Protocol
 
-from attrs import define
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
@@ -15,6 +15,7 @@ from mcp_proxy.wire.headers import Headers, once
 #: How much of a refusal's body is kept for the client, for how many seconds it is waited for, and which headers count.
 MAX_REFUSAL_BYTES = 64 * 1024
 REFUSAL_WAIT = 2.0
+EVENT_STREAM = b"text/event-stream"
 _SHOWN = (b"www-authenticate", b"content-type", b"retry-after", b"cache-control")
 
 
@@ -25,27 +26,17 @@ class ICancellable(Protocol):
         """Want no answer any more."""
 
 
-class IBody(Protocol):
-    """A body that is still to come."""
-
-    def deliver(self, receiver: IBodyReceiver) -> None:
-        """Hand it over as it comes."""
-
-    def pause(self, paused: bool) -> None:
-        """Take nothing from the network for now, or go on."""
-
-    def abort(self) -> None:
-        """Close the connection; the receiver hears nothing more."""
-
-
-@define
 class Response:
-    """An answer whose body is still to come; it must be delivered or discarded at once."""
+    """An answer whose body is still to come; it must be delivered or discarded at once.
 
-    status: int
-    headers: Headers  # their names in lower case
-    _body: IBody
-    _is_delivered: bool = False
+    :param headers: with names in lower case.
+    """
+
+    __slots__ = ("headers", "status")
+
+    def __init__(self, status: int, headers: Headers) -> None:
+        self.status = status
+        self.headers = headers
 
     def header(self, name: bytes) -> bytes:
         """The value of a header, or nothing; ``name`` in lower case."""
@@ -59,28 +50,23 @@ class Response:
     @property
     def is_event_stream(self) -> bool:
         """Whether its body is a stream of events."""
-        return 200 <= self.status < 300 and self.kind == b"text/event-stream"
+        return 200 <= self.status < 300 and self.kind == EVENT_STREAM
 
+    @abstractmethod
     def deliver(self, receiver: IBodyReceiver) -> None:
         """Hand the body over as it comes."""
-        self._is_delivered = True
-        self.headers = ()  # whoever wanted to see them has; an answer may last
-        self._body.deliver(receiver)
 
+    @abstractmethod
     def pause(self) -> None:
         """Take nothing from the network for now."""
-        self._body.pause(True)
 
+    @abstractmethod
     def resume(self) -> None:
         """Go on."""
-        self._body.pause(False)
 
+    @abstractmethod
     def abort(self) -> None:
         """Close the connection; the receiver hears nothing more."""
-        if not self._is_delivered:
-            self._is_delivered = True
-            self._body.deliver(Nobody())
-        self._body.abort()
 
     def collect(self, limit: int, clock: IReactorTime, timeout: float) -> Deferred[bytes]:
         """The body, at most ``limit`` bytes of it, or what came of it within ``timeout`` seconds."""

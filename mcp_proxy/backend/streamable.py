@@ -22,9 +22,9 @@ from mcp_proxy.backend.failures import RequestFailed, describe
 from mcp_proxy.backend.http import BackendClient
 from mcp_proxy.backend.listener import Listener
 from mcp_proxy.backend.outbox import Outbox
-from mcp_proxy.backend.post import Post
+from mcp_proxy.backend.post import OF_A_MESSAGE, Post, PostHeaders
 from mcp_proxy.backend.remainder import Remainder
-from mcp_proxy.backend.response import Response, shown_answer
+from mcp_proxy.backend.response import EVENT_STREAM, Response, shown_answer
 from mcp_proxy.session.interfaces import HTTPAnswer, ILinkOwner, Loss, Outgoing, Refusal
 from mcp_proxy.timers import Timers
 from mcp_proxy.wire import jsonrpc, revisions
@@ -46,10 +46,6 @@ EPILOGUE = 5.0
 FAREWELL = 5.0
 
 _PING = b'"mcp-proxy/link"'
-_OF_A_MESSAGE: Headers = (
-    (b"Content-Type", b"application/json"),
-    (b"Accept", b"application/json, text/event-stream"),
-)
 
 
 class StreamableLink:
@@ -86,6 +82,7 @@ class StreamableLink:
         self._clock = clock
         self._url = url
         self._headers = headers
+        self._heads = PostHeaders(OF_A_MESSAGE)
         self._try_connect = try_connect
         self._open_timeout = open_timeout
         self._is_away = is_away
@@ -134,19 +131,13 @@ class StreamableLink:
             post.abort()
         self._errands.close()
         if done and self.session:
-            self._client.farewell("DELETE", self._url, (*self._headers, *self._own_headers()), FAREWELL)
+            self._client.farewell("DELETE", self._url, (*self._headers, *self._heads.own), FAREWELL)
 
     def lose(self, loss: Loss) -> None:
         """It is over, and the owner is told."""
         if not self._closed:
             self.close()
             self.owner.link_lost(self, loss)
-
-    def _own_headers(self) -> Headers:
-        session: Headers = ((b"Mcp-Session-Id", self.session),) if self.session else ()
-        if revisions.names_version(self._version):
-            return (*session, (b"MCP-Protocol-Version", self._version.encode()))
-        return session
 
     # -- pressure ----------------------------------------------------------------------------------------------
 
@@ -196,12 +187,11 @@ class StreamableLink:
 
     def _post(self, post: Post, reuse: bool) -> None:
         outgoing = post.outgoing
-        own = () if outgoing.method == revisions.INITIALIZE else self._own_headers()
         self._posts[outgoing] = post
         post.request = self._client.ask(
             "POST",
             self._url,
-            (*outgoing.headers, *_OF_A_MESSAGE, *own),
+            self._heads.of(outgoing),
             outgoing.raw,
             reuse=reuse,
             sending=partial(self._sending, outgoing),
@@ -262,8 +252,7 @@ class StreamableLink:
         self._forget(post)
 
     def _accepted(self, post: Post) -> None:
-        newest = standing(post.outgoing.headers)  # with the newest credential that the backend takes
-        self._headers = self._headers if newest == self._headers else newest
+        self._headers = standing(post.outgoing.headers)  # with the newest credential that the backend takes
         self.owner.link_accepted(self, post.outgoing)
 
     def _begun(self, response: Response, post: Post) -> None:
@@ -273,15 +262,15 @@ class StreamableLink:
         self._outbox.heard(post.outgoing)
         if self._closed:
             response.abort()
-        elif response.is_event_stream:
+        elif (kind := response.kind) == EVENT_STREAM:
             if post.exchange is not None:
                 self.owner.link_streaming(self, post.exchange)
             self._deliver(response, post, Decoder(self.max_event_bytes))
-        elif response.kind == b"application/json":
+        elif kind == b"application/json":
             self._deliver(response, post, None)
         else:
             response.abort()
-            shown = response.kind.decode("ascii", "replace")[:60] or "nothing"
+            shown = kind.decode("ascii", "replace")[:60] or "nothing"
             self.refuse(post, Refusal(0, f"the backend answered {response.status} with {shown} to a request"))
 
     def _deliver(self, response: Response, post: Post, decoder: Decoder | None) -> None:
@@ -356,6 +345,7 @@ class StreamableLink:
                 if post.outgoing.method == revisions.INITIALIZE and not message.is_error:
                     self.session = post.session
                     self._version = str(message.params().get("protocolVersion", ""))
+                    self._heads.agreed(self.session, self._version)
             if not self._closed:
                 self.owner.link_received(self, message, None if post is None else post.exchange)
 
@@ -403,7 +393,7 @@ class StreamableLink:
     def get(self, last_event: str, answered: Callable[[Response], None], failed: Callable[[Failure], None]) -> None:
         """Ask for a stream, from after this event on."""
         since: Headers = ((b"Last-Event-ID", last_event.encode()),) if last_event else ()
-        headers = (*self._headers, (b"Accept", b"text/event-stream"), *self._own_headers(), *since)
+        headers = (*self._headers, (b"Accept", b"text/event-stream"), *self._heads.own, *since)
         self._errands.run(self._client.open("GET", self._url, headers), answered, failed)
 
     def ask(self, answered: Callable[[Response | None], None]) -> None:
@@ -411,7 +401,7 @@ class StreamableLink:
         if not self._version or not self.session:
             self._errands.run(self._try_connect(), answered, self._unreachable)
             return
-        headers = (*self._headers, *_OF_A_MESSAGE, *self._own_headers())
+        headers = (*self._headers, *OF_A_MESSAGE, *self._heads.own)
         asked = self._client.open("POST", self._url, headers, jsonrpc.request(_PING, revisions.PING))
         self._errands.run(asked, answered, self._unreachable)
 

@@ -43,16 +43,21 @@ IDLE_CONNECTION_TIMEOUT = 4.0
 MAX_IDLE_CONNECTIONS = 32
 
 
-class _Body(TwistedProtocol):
-    """The body of an answer: between Twisted's body protocol and a receiver."""
+class _Answer(TwistedProtocol, Response):
+    """An answer, and what Twisted hands its body to."""
 
-    def __init__(self, original: IResponse, broke: Callable[[], None]) -> None:
+    def __init__(self, original: IResponse, headers: Headers, broke: Callable[[], None]) -> None:
+        super().__init__(original.code, headers)
         self._original = original
         self._broke = broke
-        self._receiver: IBodyReceiver = Nobody()
+        self._receiver: IBodyReceiver | None = None
         self._paused = False
 
     def deliver(self, receiver: IBodyReceiver) -> None:
+        self.headers = ()  # whoever wanted to see them has; an answer may last
+        self._begin(receiver)
+
+    def _begin(self, receiver: IBodyReceiver) -> None:
         self._receiver = receiver
         self._original.deliverBody(self)
         if self._paused:
@@ -61,9 +66,14 @@ class _Body(TwistedProtocol):
     def connectionMade(self) -> None:
         self._apply()
 
-    def pause(self, paused: bool) -> None:
-        if paused is not self._paused:
-            self._paused = paused
+    def pause(self) -> None:
+        if not self._paused:
+            self._paused = True
+            self._apply()
+
+    def resume(self) -> None:
+        if self._paused:
+            self._paused = False
             self._apply()
 
     def _apply(self) -> None:
@@ -76,22 +86,24 @@ class _Body(TwistedProtocol):
             transport.resumeProducing()
 
     def abort(self) -> None:
+        if self._receiver is None:
+            self._begin(Nobody())  # what is not delivered cannot be ended
         self._receiver, self._broke = Nobody(), _nothing
         transport: Any = self.transport
         if transport is not None:
             transport.loseConnection()
 
     def dataReceived(self, data: bytes) -> None:
+        receiver = self._receiver or Nobody()
         try:
-            self._receiver.body_received(data)
+            receiver.body_received(data)
         except Exception:  # Twisted loses what is raised here (#9187)
             log.failure("a message of the backend's could not be handled")
-            receiver = self._receiver
             self.abort()
             receiver.body_ended("a message of the backend's could not be handled")
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        receiver, self._receiver = self._receiver, Nobody()
+        receiver, self._receiver = self._receiver or Nobody(), Nobody()
         has_end = reason.check(ResponseDone, PotentialDataLoss)
         if not has_end:
             self._broke()
@@ -244,7 +256,7 @@ class TreqRequests:
             shown = tuple(
                 (name.lower(), value) for name, values in response.headers.getAllRawHeaders() for value in values
             )
-            found = Response(response.code, shown, _Body(response, self._broke))
+            found = _Answer(response, shown, self._broke)
             if asked.is_over:
                 found.abort()
             else:

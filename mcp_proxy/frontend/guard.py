@@ -174,12 +174,12 @@ def check_post_head(request: ClientRequest) -> None:
 
     :raises UnsupportedMediaType, LengthRequired, NotAcceptable: it does not look so.
     """
-    if not (request.has_length and once(request.headers, _is_plain_post)):
-        check_message_head(request)
-        check_reply_head(request)
+    check_message_head(request)
+    check_reply_head(request)
 
 
-def _is_plain_post(headers: Headers) -> bool:
+def is_plain_post(headers: Headers) -> bool:
+    """Whether a POST with these headers, and a length, passes :func:`check_post_head`."""
     return _content_type(headers) == b"application/json" and _takes_replies(headers)
 
 

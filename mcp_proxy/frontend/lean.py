@@ -168,14 +168,15 @@ class Connection:
         if self._is_closing:
             return
         reader = self._reader
-        if reader.is_in_body:
-            self._since = self.factory.clock.seconds()
-        elif not reader.buffered:
+        if reader.is_between:
             self._began = self._since = self.factory.clock.seconds()
+        elif reader.is_in_body:
+            self._since = self.factory.clock.seconds()
         reader.feed(data)
         if self._current is None and not self._is_reading:
             self._advance()
-        self._regulate()
+        if self._is_held or self._is_full or reader.buffered:
+            self._regulate()
 
     def connectionLost(self, reason: Failure) -> None:
         """The client has gone, or we have hung up."""
@@ -246,11 +247,7 @@ class Connection:
         self._gathered += len(data)
         if self._gathered > MAX_GATHERED:
             self.flush()
-        elif not self._is_reading:
-            self._flush_soon()
-
-    def _flush_soon(self) -> None:
-        if self._out and not self._is_due:
+        elif not (self._is_reading or self._is_due):
             self._is_due = True
             self.factory.turn.soon(self.flush)
 
@@ -274,7 +271,8 @@ class Connection:
         elif not self._is_reading:
             if self._reader.buffered:
                 self._advance()
-            self._regulate()
+            if self._is_held or self._is_full or self._reader.buffered:
+                self._regulate()
 
     def hang_up(self) -> None:
         """Close, unless an answer is awaited, when the client has taken what it was sent."""
@@ -300,7 +298,7 @@ class Connection:
         self._is_reading = True
         try:
             while self._current is None and not self._is_closing and not self._is_full:
-                request = reader.next() if reader.buffered else None
+                request = reader.next()
                 if request is None:
                     if reader.take_continue():
                         self.send(http1.CONTINUE)
@@ -310,11 +308,13 @@ class Connection:
             self._refuse(error)
         finally:
             self._is_reading = False
-            self._flush_soon()
+            if self._out and not self._is_due:
+                self._is_due = True
+                self.factory.turn.soon(self.flush)
 
     def _serve(self, request: Request) -> None:
         routes = self.factory.routes
-        handler = routes.find(request.method, request.target.partition("?")[0])
+        handler = routes.find(request.method, request.path)
         if handler is None:
             channel = SiteChannel(self, request, self.factory.site)
             self._current = channel

@@ -45,8 +45,7 @@ class LeanRequest(ClientRequest):
     __slots__ = ("_connection", "_request")
 
     def __init__(self, connection: IConnection, request: Request, answer: LeanStream) -> None:
-        path = request.target.partition("?")[0]
-        super().__init__(request.method, path, request.headers, answer, connection.factory.max_body_bytes)
+        super().__init__(request.method, request.path, request.headers, answer, connection.factory.max_body_bytes)
         self._connection = connection
         self._request = request
 
@@ -141,12 +140,13 @@ class LeanStream(ClientStream):
 
     def _head(self, status: int, headers: Headers) -> bytes:
         request = self._request
-        head = http1.head(status, self._headers(headers), is_1_1=request.is_1_1, is_persistent=request.is_persistent)
+        headers = self._headers(headers) if self.shared else headers
+        head = http1.head(status, headers, is_1_1=request.is_1_1, is_persistent=request.is_persistent)
         end: bytes = self._connection.factory.end_of_head()
         return head + end
 
     def _finish(self, status: int) -> None:
         request, connection = self._request, self._connection
-        connection.factory.routes.told(request.method, request.target.partition("?")[0], status)
+        connection.factory.routes.told(request.method, request.path, status)
         self._over()
         connection.answered(is_persistent=request.is_persistent)

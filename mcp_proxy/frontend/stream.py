@@ -38,19 +38,18 @@ class ClientRequest:
     :param max_body_bytes: what :meth:`body` says of a body that was not kept.
     """
 
-    __slots__ = ("_first", "_max_body_bytes", "headers", "method", "path", "stream")
+    __slots__ = ("_max_body_bytes", "headers", "method", "path", "stream")
 
     def __init__(self, method: str, path: str, headers: Headers, stream: ClientStream, max_body_bytes: int) -> None:
         self.method = method
         self.path = path
         self.headers = headers
         self.stream = stream
-        self._first = once(headers, _first_of)
         self._max_body_bytes = max_body_bytes
 
     def header(self, name: bytes) -> bytes:
         """The value of a header, the first if there are several, or nothing; ``name`` in lower case."""
-        return self._first.get(name, b"")
+        return once(self.headers, _first_of).get(name, b"")
 
     @property
     @abstractmethod
@@ -173,7 +172,8 @@ class ClientStream:
     def _over(self) -> None:
         """The answer is complete, or the client has gone; to be called once."""
         self.closed = True
-        self._unstall()
+        if self._stall is not None:
+            self._unstall()
         # it knows the stream, and what refers to itself stays until somebody looks for garbage
         watcher, self.watcher = self.watcher, NOBODY
         watcher.gone()

@@ -7,9 +7,11 @@ is no message of a session.
 
 from __future__ import annotations
 
+from typing import NamedTuple, NoReturn
+
 from twisted.logger import Logger
 
-from mcp_proxy.frontend.guard import check_post_head, check_stream_head
+from mcp_proxy.frontend.guard import check_post_head, check_stream_head, is_plain_post
 from mcp_proxy.frontend.limits import Streams
 from mcp_proxy.frontend.modern import ModernFront
 from mcp_proxy.frontend.stream import ClientRequest, ClientStream, Watcher
@@ -29,6 +31,7 @@ from mcp_proxy.wire.errors import (
     UnknownSession,
     VersionRefused,
 )
+from mcp_proxy.wire.headers import Headers, once
 from mcp_proxy.wire.jsonrpc import Kind, Message
 from mcp_proxy.wire.modern import is_modern
 
@@ -37,6 +40,26 @@ log = Logger()
 SESSION_HEADER = b"mcp-session-id"
 
 _Streams = dict[ClientStream, StreamableOutlet]
+
+
+class _Head(NamedTuple):
+    """What the head of a request says; read once for all that have the same.
+
+    ``is_plain``: as a POST it can carry messages, and its client can read a reply. ``is_legacy``: it names a revision
+    with sessions, or none. ``token`` is the session's id, or empty.
+    """
+
+    is_plain: bool
+    is_legacy: bool
+    token: str
+
+    @staticmethod
+    def of(headers: Headers) -> _Head:
+        """Read it."""
+        first = dict(reversed(headers))
+        version = first.get(b"mcp-protocol-version", b"").decode("latin-1")
+        token = first.get(SESSION_HEADER, b"").decode("latin-1")
+        return _Head(is_plain_post(headers), not version or version in revisions.LEGACY, token)
 
 
 class _Listening(Watcher):
@@ -138,19 +161,22 @@ class StreamableFront:
 
         :raises ProxyError: it is no message of a session of this client's, nor one that begins a session.
         """
-        check_post_head(request)
+        head = once(request.headers, _Head.of)
+        if not (head.is_plain and request.has_length):
+            check_post_head(request)
         messages, is_batch = jsonrpc.parse_all(request.body(), self._max_batch)
         if not is_batch and is_modern(messages[0], request.headers):
             self._modern.post(request, messages[0])
             return
-        _check_version(request)
+        if not head.is_legacy:
+            _refuse_version()
         if any(message.method == revisions.INITIALIZE for message in messages):
             if is_batch:
                 raise NotJSONRPC("initialize must not be part of an array.")
             if messages[0].kind is Kind.REQUEST:
                 self._initialize(request, messages[0])
                 return
-        session, outlet = self._session(request, is_message=True)
+        session, outlet = self._session(request, head.token, is_message=True)
         if is_batch and session.memory.version != revisions.BATCHING:
             raise BatchRefused("Arrays of messages exist in revision 2025-03-26 only. Send the messages one by one.")
         challenge = session.credentials.take_challenge()
@@ -167,7 +193,6 @@ class StreamableFront:
         assert isinstance(outlet, StreamableOutlet)
         reply = outlet.open_reply(request.stream, headers=((SESSION_HEADER, session.id.encode()),))
         request.stream.watcher = _Initializing(self._streams, request.stream, session, outlet, reply)
-        reply.expect()
         session.receive(message, request.headers, reply)
 
     def _receive(
@@ -178,16 +203,14 @@ class StreamableFront:
         messages: list[Message],
         is_batch: bool,
     ) -> None:
-        requests = [message for message in messages if message.kind is Kind.REQUEST]
-        if not requests:
+        awaited = sum([message.kind is Kind.REQUEST for message in messages])
+        if not awaited:
             for message in messages:
                 session.receive(message, request.headers)
             request.stream.respond(202, b"")
             return
-        reply = outlet.open_reply(request.stream, version=session.memory.version, is_batch=is_batch)
+        reply = outlet.open_reply(request.stream, awaited, version=session.memory.version, is_batch=is_batch)
         request.stream.watcher = _Waiting(self._streams, request.stream, session, outlet, reply)
-        for _ in requests:
-            reply.expect()
         try:
             for message in messages:
                 session.receive(message, request.headers, reply if message.kind is Kind.REQUEST else None)
@@ -278,8 +301,10 @@ class StreamableFront:
 
     # -- what all of them need ---------------------------------------------------------------------------------
 
-    def _session(self, request: ClientRequest, *, is_message: bool = False) -> tuple[Session, StreamableOutlet]:
-        token = request.header(SESSION_HEADER).decode("latin-1")
+    def _session(
+        self, request: ClientRequest, token: str | None = None, *, is_message: bool = False
+    ) -> tuple[Session, StreamableOutlet]:
+        token = once(request.headers, _Head.of).token if token is None else token
         if not token:
             raise MissingSession()
         find = self._registry.find_for_message if is_message else self._registry.find
@@ -311,7 +336,10 @@ def _refuse_modern(request: ClientRequest) -> None:
 
 def _check_version(request: ClientRequest) -> None:
     """A client names the revision that was agreed on; one that names none speaks the one that had no such header."""
-    version = request.header(b"mcp-protocol-version").decode("latin-1")
-    if version and version not in revisions.LEGACY:
-        spoken = ", ".join(revisions.LEGACY)
-        raise VersionRefused(f"MCP-Protocol-Version must be one of {spoken}.")
+    if not once(request.headers, _Head.of).is_legacy:
+        _refuse_version()
+
+
+def _refuse_version() -> NoReturn:
+    spoken = ", ".join(revisions.LEGACY)
+    raise VersionRefused(f"MCP-Protocol-Version must be one of {spoken}.")

@@ -39,10 +39,9 @@ class Credentials:
 
     def seen(self, headers: Headers) -> None:
         """A message came with these end-to-end headers: the newest of its owner's hold."""
-        if credential(headers) == self._own:
-            newest = standing(headers)
-            if newest != self.headers:  # else one copy will do for all who keep them
-                self.headers = newest
+        newest = standing(headers)
+        if newest is not self.headers and credential(headers) == self._own:
+            self.headers = newest
 
     def challenged(self, challenge: HTTPAnswer) -> None:
         """The backend wants to see another credential."""

@@ -75,8 +75,10 @@ class Deliveries:
         if exchange is not None:
             exchange.delivery = Delivery.ACCEPTED
             exchange.deadline = 0.0  # whatever becomes of it now, its time begins anew
-            if not self.is_repeatable(exchange):
+            if not (exchange.is_safe or self.is_repeatable(exchange)):
                 exchange.forget_text()
+        if not self._probing:
+            return
         probed, refusal = self._probing.pop(outgoing.own_id, (None, None))
         if probed is not None and refusal is not None and self._exchanges.answered(probed.backend_id) is probed:
             # the backend knows the session, so its 400 was meant for that very message

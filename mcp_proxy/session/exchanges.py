@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 
-from attrs import define, field
+import msgspec
 
 from mcp_proxy.session.room import Allowance, Room
 from mcp_proxy.wire import revisions
@@ -36,9 +36,8 @@ class Delivery(Enum):
     ACCEPTED = "yes"
 
 
-@define(eq=False)
-class Exchange:
-    """A client's message and, if it is a request, its answer to come.
+class Exchange(msgspec.Struct, eq=False):
+    """A client's message and, if it is a request, its answer to come. (A struct, for these are made fastest.)
 
     ``backend_id`` is its id towards the backend. ``deadline``, in seconds of the session's clock, is set while it is
     held. ``is_on_link`` tells whether its last try got as far as the network, whatever became of those before.
@@ -68,18 +67,20 @@ class Exchange:
     sent_at: float = 0.0
     held_since: float | None = None
     span: object = None
-    token: object = field(init=False, default=None)
-    fingerprint: int = field(init=False)
-    is_request: bool = field(init=False)
-    is_safe: bool = field(init=False)
+    token: object = None
+    fingerprint: int = 0
+    is_request: bool = False
+    is_safe: bool = False
 
-    def __attrs_post_init__(self) -> None:
-        self.is_request = self.message.kind is Kind.REQUEST
-        self.fingerprint = hash(self.message.raw)
-        self.is_safe = self.is_request and revisions.is_safe(self.message)
-        if self.is_request and b"progressToken" in self.message.body:
-            meta = self.message.params().get("_meta")
-            self.token = meta.get("progressToken") if isinstance(meta, dict) else None
+    def __post_init__(self) -> None:
+        message = self.message
+        self.fingerprint = hash(message.raw)
+        self.is_request = message.kind is Kind.REQUEST
+        if self.is_request:
+            self.is_safe = revisions.is_safe(message)
+            if b"progressToken" in message.body:
+                meta = message.params().get("_meta")
+                self.token = meta.get("progressToken") if isinstance(meta, dict) else None
 
     def was_sent(self, now: float = 0.0) -> None:
         """It is being handed to the network, so the backend may have it."""

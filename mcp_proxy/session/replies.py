@@ -31,8 +31,9 @@ class Reply:
     """The reply to one POST.
 
     :param number: tells it from the others of its session.
-    :param name: of its messages once it is a stream.
+    :param name: of the session's messages.
     :param stream: the client's, whose head is still to come.
+    :param awaited: how many answers belong to it.
     :param is_primed: whether a stream begins with an event without data, so that it can be resumed from its start.
     :param is_batch: whether the POST was an array; then its answer is one as well.
     :param headers: of the answer, if it is no refusal.
@@ -59,6 +60,7 @@ class Reply:
         name: bytes,
         stream: IReplyStream,
         *,
+        awaited: int,
         is_primed: bool,
         is_batch: bool,
         headers: Headers,
@@ -72,14 +74,14 @@ class Reply:
         self._held: IReplyStream | None = stream
         self._is_primed = is_primed
         self._is_batch = is_batch
-        self._awaited = 0
+        self._awaited = awaited
         self._answers: list[bytes] = []
 
     @property
     def _channel(self) -> Channel:
         """Where its messages go; one that never becomes a stream needs none."""
         if self._made is None:
-            self._made = Channel(self._name)
+            self._made = Channel(b"%b.%d" % (self._name, self.number))
         return self._made
 
     @property
@@ -96,10 +98,6 @@ class Reply:
     def size(self) -> int:
         """How many bytes are kept for a client that comes back."""
         return 0 if self._made is None else self._made.size
-
-    def expect(self) -> None:
-        """One more answer belongs to it."""
-        self._awaited += 1
 
     def start(self) -> None:
         """It is a stream from now on."""
@@ -245,16 +243,23 @@ class StreamableOutlet:
         return self._general.last_event
 
     def open_reply(
-        self, stream: IReplyStream, *, version: str = "", is_batch: bool = False, headers: Headers = ()
+        self,
+        stream: IReplyStream,
+        awaited: int = 1,
+        *,
+        version: str = "",
+        is_batch: bool = False,
+        headers: Headers = (),
     ) -> Reply:
-        """A reply for a POST with requests in it.
+        """A reply for a POST with so many requests in it.
 
         :param version: the revision of the session.
         """
         self._count += 1
-        name = b"%b.%d" % (self._name, self._count)
         is_primed = self._is_polling = revisions.is_polling(version)
-        reply = Reply(self._count, name, stream, is_primed=is_primed, is_batch=is_batch, headers=headers)
+        reply = Reply(
+            self._count, self._name, stream, awaited=awaited, is_primed=is_primed, is_batch=is_batch, headers=headers
+        )
         self._open[self._count] = reply
         return reply
 

@@ -215,16 +215,16 @@ class Session:
         :raises UnknownSession: the session is over.
         :raises NotJSONRPC: a request under the id of another one that is not answered yet.
         """
-        if self.phase is Phase.CLOSED:
+        if self.uplink.phase is Phase.CLOSED:
             raise UnknownSession()
         headers = end_to_end(headers)
         self.credentials.seen(headers)
         if reply is None and not self.attached:
             self._await_client()
-        if message.kind is Kind.RESPONSE:
-            self._courier.take_answer(message, headers)
-        elif message.kind is Kind.REQUEST:
+        if message.kind is Kind.REQUEST:
             self._ask(message, headers, reply)
+        elif message.kind is Kind.RESPONSE:
+            self._courier.take_answer(message, headers)
         elif message.method == revisions.CANCELLED:
             self._courier.take_cancellation(message, headers)
         elif message.method == revisions.INITIALIZED:
@@ -265,7 +265,9 @@ class Session:
         exchange = self._courier.take_request(message, headers, reply)
         if exchange is None:
             return
-        if message.method == revisions.PING and self.phase is not Phase.LIVE and self.outlet.needs_handshake:
+        if self.uplink.phase is Phase.LIVE and self.memory.initialize:
+            self._courier.send(exchange)
+        elif message.method == revisions.PING and self.phase is not Phase.LIVE and self.outlet.needs_handshake:
             self._meter.answered_here(exchange)
             self.outlet.answer(exchange, jsonrpc.result(message.id or b"", {}))
         elif not self._is_initialized(message) and not self._borrow_handshake():

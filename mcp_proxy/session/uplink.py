@@ -143,6 +143,7 @@ class Uplink:
             log.info("connected to backend", session=self._host.label, generation=self.generation)
         if link.is_judged:
             self._token_accepted(self._link_headers)
+        self._link_headers = ()
         self._host.judged(None)
         for source in self._host.outlet.paused:
             link.pause(source)

@@ -66,13 +66,14 @@ class Request:
     None if it was larger than allowed.
     """
 
-    __slots__ = ("body", "has_length", "headers", "is_1_1", "is_persistent", "method", "target")
+    __slots__ = ("body", "has_length", "headers", "is_1_1", "is_persistent", "method", "path", "target")
 
     def __init__(
         self, method: str, target: str, headers: Headers, *, is_1_1: bool, is_persistent: bool, has_length: bool
     ) -> None:
         self.method = method
         self.target = target
+        self.path = target.partition("?")[0]
         self.headers = headers
         self.is_1_1 = is_1_1
         self.is_persistent = is_persistent
@@ -81,41 +82,43 @@ class Request:
 
     def again(self) -> Request:
         """Another one with the same head."""
-        return Request(
-            self.method,
-            self.target,
-            self.headers,
-            is_1_1=self.is_1_1,
-            is_persistent=self.is_persistent,
-            has_length=self.has_length,
-        )
+        made = Request.__new__(Request)
+        made.method, made.target, made.path, made.headers = self.method, self.target, self.path, self.headers
+        made.is_1_1, made.is_persistent, made.has_length = self.is_1_1, self.is_persistent, self.has_length
+        made.body = b""
+        return made
 
 
 class Mould:
     """A head that was read, but for the length in it: tells whether another one says the same.
 
     :param before: all up to the length.
-    :param after: what follows it.
+    :param after: what follows it, with the empty line.
+    :ivar length: that in the head that :meth:`fits` was last asked about.
     """
 
-    __slots__ = ("_after", "_before")
+    __slots__ = ("_after", "_before", "length")
 
     def __init__(self, before: bytes, after: bytes) -> None:
         self._before = before
         self._after = after
+        self.length = 0
 
     @classmethod
     def of(cls, head: bytes) -> Mould | None:
         """Of a head that was found to be sound, without its last two line ends; None if no length is in it."""
         found = _LENGTH_LINE.search(head)
-        return None if found is None else cls(head[: found.start(1)], head[found.end(1) :])
+        return None if found is None else cls(head[: found.start(1)], head[found.end(1) :] + b"\r\n\r\n")
 
-    def length_of(self, head: bytes) -> int:
-        """The length in a head that says the same; -1 for any other head."""
-        before, after = self._before, self._after
-        digits = head[len(before) : len(head) - len(after)]
-        if head.startswith(before) and head.endswith(after) and digits.isdigit() and len(digits) <= 15:
-            return int(digits)
+    def fits(self, data: bytes, start: int = 0) -> int:
+        """Where the body begins, if a head that says the same begins there; -1 for any other, or part of a head."""
+        if data.startswith(self._before, start):
+            start += len(self._before)
+            end = data.find(self._after, start, start + len(self._after) + 15)
+            digits = data[start:end]
+            if end >= 0 and digits.isdigit():
+                self.length = int(digits)
+                return end + len(self._after)
         return -1
 
 
@@ -178,6 +181,11 @@ class RequestReader:
         return self._request is not None
 
     @property
+    def is_between(self) -> bool:
+        """Whether nothing has come of the next request."""
+        return self._request is None and not self._buffer
+
+    @property
     def kept(self) -> int:
         """How many bytes of a body that is not complete are kept."""
         return len(self._body or b"")
@@ -197,12 +205,14 @@ class RequestReader:
 
         :raises ProxyError: there is none, and nothing after it can be trusted.
         """
-        if self._request is None and not self._read_head():
+        if not self._buffer or (self._request is None and not self._read_head()):
             return None
         request = self._request
         if not (self._read_chunks() if self._is_chunked else self._read_plain()):
             return None
         self._request, self._body, self._expects = None, None, False
+        if self._at == len(self._buffer):
+            self._buffer, self._at = b"", 0
         return request
 
     # -- the head ----------------------------------------------------------------------------------------------
@@ -212,6 +222,11 @@ class RequestReader:
             self._at += 2  # some clients end a body with an empty line (RFC 9112 §2.2)
             self._has_skipped = True
         start = self._at
+        body = -1 if self._mould is None else self._mould.fits(self._buffer, start)
+        if body >= 0 and self._mould is not None and self._model is not None:
+            self._at, self._searched = body, 0
+            self._start(self._model.again(), self._mould.length)
+            return True
         end = self._buffer.find(b"\r\n\r\n", start + self._searched)
         if end < 0:
             self._check_part(start)
@@ -221,10 +236,6 @@ class RequestReader:
             raise HeadTooLarge()
         head = self._buffer[start:end]
         self._at = end + 4
-        length = -1 if self._mould is None else self._mould.length_of(head)
-        if length >= 0 and self._model is not None:
-            self._start(self._model.again(), length)
-            return True
         lines = head.split(b"\r\n")
         if len(lines) > MAX_HEADERS:
             raise HeadTooLarge()

@@ -41,7 +41,7 @@ ARROWS: dict[str, set[str]] = {
     },
     "frontend": {"wire", "session", "direct", "turn", ""},
     "service": {"wire", "session", "backend", "frontend", "config", "metrics", "tracing"},
-    "tap": {"service", "config", "fast", "logs", ""},
+    "tap": {"service", "config", "direct", "fast", "logs", ""},
     "demo": {"config"},
 }
 #: What each may import of others beside the standard library.
@@ -51,7 +51,7 @@ OTHERS: dict[str, set[str]] = {
     "wire": VALUES,
     "session": {*VALUES, "automat", "cryptography"},
     "timers": {"twisted.internet.interfaces"},
-    "direct": {"twisted.internet"},
+    "direct": {"twisted.internet", "twisted.logger"},
     "turn": {"twisted.internet.interfaces", "twisted.logger"},
     "fast": {"twisted", "uvloop", "zope.interface"},
     "logs": {"twisted.logger", "zope.interface"},
