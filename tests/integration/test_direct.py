@@ -155,3 +155,74 @@ def factory_for(protocol: Protocol) -> Any:
     factory: Any = ClientFactory()
     factory.buildProtocol = lambda address: protocol
     return factory
+
+
+class Poll:
+    """What is ready, turn by turn."""
+
+    def __init__(self, *turns: list[tuple[int, int]]) -> None:
+        self.turns = list(turns)
+        self.asked: list[tuple[float, int]] = []
+
+    def poll(self, timeout: float, most: int) -> list[tuple[int, int]]:
+        """Those of the next turn."""
+        self.asked.append((timeout, most))
+        return self.turns.pop(0)
+
+
+class EPollReactor:
+    """A reactor that handles what is ready by writing it down."""
+
+    def __init__(self, *turns: list[tuple[int, int]]) -> None:
+        self._poller = Poll(*turns)
+        self._selectables: dict[int, str] = {3: "three", 4: "four", 5: "five"}
+        self.handled: list[tuple[str, int, int]] = []
+
+    def doIteration(self, timeout: float | None) -> None:
+        """The long way."""
+
+    def _doReadOrWrite(self, selectable: str, descriptor: int, event: int) -> None:
+        self.handled.append((selectable, descriptor, event))
+        if selectable == "three":
+            self._selectables.pop(4, None)  # the end of one connection can be that of another
+            raise RuntimeError("it cannot be ended")
+
+
+class Quick(TestCase):
+    def test_names(self) -> None:
+        """This Twisted has the private names of the reactor on epoll; else the fast way is off, and that is known."""
+        if type(reactor).__name__ == "EPollReactor":
+            self.assertEqual([name for name in direct.POLL_PRIVATE if not hasattr(reactor, name)], [])
+
+    def test_turn(self) -> None:
+        """Each that is ready is handled, whatever becomes of another; what has ended meanwhile is not."""
+        fake = EPollReactor([(3, 1), (4, 1), (5, 4)], [])
+        self.assertTrue(direct.quicken(fake))
+        fake.doIteration(1.5)
+        fake.doIteration(None)
+        self.assertEqual(fake.handled, [("three", 3, 1), ("five", 5, 4)])
+        self.assertEqual(fake._poller.asked, [(1.5, 3), (-1, 2)])
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+
+    def test_others(self) -> None:
+        """Another reactor, or one without these names, goes its own way."""
+        for fake in (object(), type("EPollReactor", (), {})()):
+            self.assertFalse(direct.quicken(fake))
+
+    async def test_in_use(self) -> None:
+        """A connection works on the reactor that was made quick, and the clock goes on."""
+        if not direct.quicken(reactor):
+            return
+        self.addCleanup(delattr, reactor, "doIteration")
+        taker, made = Taker(), list[Server]()
+        port = tcp.Port(0, Factory.forProtocol(type("_Server", (Server,), {"made": made})), reactor=reactor)
+        port.startListening()
+        connector = tcp.Connector("127.0.0.1", port.getHost().port, factory_for(taker), 10, None, reactor)
+        connector.connect()
+        await taker.connected_now
+        await until(reactor, lambda: bool(made), "", 10.0)
+        made[0].transport.write(b"x" * 1_000_000)  # type: ignore[union-attr]
+        await until(reactor, lambda: len(taker.got) == 1_000_000, "", 10.0)
+        connector.disconnect()
+        await until(reactor, lambda: made[0].lost and taker.lost, "", 10.0)
+        await port.stopListening()
