@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -29,13 +29,14 @@ from .processes import (
     ours,
 )
 from .report import machine, outage_table, problems, rounds_table, weight_table, write
-from .scenarios import SCENARIOS, Outage, Scenario, restart, weigh
+from .scenarios import SCENARIOS, Outage, Scenario, restart, restart_crowd, weigh
 
 PAGE = ROOT / "docs" / "performance.md"
 STEPS = (100, 1000, 5000)
 WARM_UP = 0.5
 MEMORY = "Memory of idle sessions, each with its GET stream"
 RESTART = "The backend is killed under load, and listens again after 1.5 s"
+CROWD = "1000 sessions call while the backend is away for 1.5 s"
 
 
 @attrs.define
@@ -108,14 +109,21 @@ class Bench:
 
     def restart(self) -> None:
         """Restart the backend under load, as often as there are rounds."""
+        self._restart(RESTART, restart, [subject for subject in self.subjects if subject.command is not None])
+
+    def restart_crowd(self) -> None:
+        """Restart it while many sessions wait."""
+        quick = [subject for subject in self.subjects if subject.command is not None and not subject.is_slow]
+        self._restart(CROWD, restart_crowd, quick)
+
+    def _restart(self, title: str, run: Callable[[Rig], Outage], subjects: Sequence[Subject]) -> None:
         results: dict[str, Outage] = {}
         for _ in range(self.rounds):
-            for subject in self.subjects:
-                if subject.command is not None:
-                    with self.start(subject) as rig:
-                        if rig is not None:
-                            results.setdefault(subject.name, Outage()).add(restart(rig))
-        self.show(RESTART, outage_table(results))
+            for subject in subjects:
+                with self.start(subject) as rig:
+                    if rig is not None:
+                        results.setdefault(subject.name, Outage()).add(run(rig))
+        self.show(title, outage_table(results))
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
@@ -158,7 +166,7 @@ def main() -> int:
         for scenario in SCENARIOS:
             if options.only in scenario.title and (scenario.is_quick or not options.quick):
                 bench.measure(scenario)
-        for title, measure in ((MEMORY, bench.weigh), (RESTART, bench.restart)):
+        for title, measure in ((MEMORY, bench.weigh), (RESTART, bench.restart), (CROWD, bench.restart_crowd)):
             if options.only in title and not options.quick:
                 measure()
     if not bench.loads:

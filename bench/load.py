@@ -33,7 +33,7 @@ class Refused(Exception):
 
 @attrs.define
 class Tally:
-    """What has come of a round: times are in seconds, latencies in nanoseconds."""
+    """What has come of a round: times are in seconds, latencies and moments (``time.monotonic_ns``) in nanoseconds."""
 
     done: int = 0
     wrong: int = 0
@@ -41,6 +41,7 @@ class Tally:
     extra: int = 0
     first_problem: str = ""
     latencies: list[int] = attrs.Factory(list)
+    moments: list[int] = attrs.Factory(list)
     elapsed: float = 0.0
     cpu: float = 0.0
     own_cpu: float = 0.0
@@ -239,9 +240,11 @@ class Run:
 
     def finish(self, began: int, problem: str = "") -> None:
         """Something that was waited for has come."""
+        now = time.monotonic_ns()
         self.open -= 1
         self.tally.done += 1
-        self.tally.latencies.append(time.monotonic_ns() - began)
+        self.tally.latencies.append(now - began)
+        self.tally.moments.append(now)
         if problem:
             self.tally.wrong += 1
             self.note(problem)

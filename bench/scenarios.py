@@ -193,3 +193,23 @@ def restart(rig: Rig, clients: int = 8, down: float = 1.5, after: float = 2.0) -
                 seen.refused += 1
         seen.survivors += bool(mine and mine[-1].is_right)
     return seen
+
+
+def restart_crowd(rig: Rig, clients: int = 1000, down: float = 1.5) -> Outage:
+    """Kill the backend, let each of many sessions call once, start it again, and tell what the clients saw."""
+    sessions = [Session.open(rig.port) for _ in range(clients)]
+    rig.stub.process.end(signal.SIGKILL)
+    listens: list[int] = []
+
+    def come_back() -> None:
+        time.sleep(down)
+        rig.stub.start()
+        listens.append(rig.stub.listens())
+
+    thread = threading.Thread(target=come_back, daemon=True)
+    thread.start()
+    tally = call_all(sessions, Work(), down, most=clients)
+    thread.join(PATIENCE)
+    again = call_all(sessions, Work(), down, most=clients)
+    waits = [(moment - listens[0]) / 1e6 for moment in tally.moments[tally.wrong :]]
+    return Outage(waits, clients - len(waits), again.done - again.wrong, clients)

@@ -17,6 +17,9 @@ import attrs
 from dotenv import dotenv_values
 from twisted.internet.endpoints import quoteStringArgument, serverFromString
 
+#: How many connections may wait to be accepted: after an outage many clients come at once.
+BACKLOG = 1024
+
 _KEY = "mcp_proxy.config"
 _WHOLE = re.compile(r"[0-9]{1,15}")
 _DECIMAL = re.compile(r"[0-9]{1,15}(\.[0-9]{1,9})?|\.[0-9]{1,9}")
@@ -54,6 +57,10 @@ class Variable:
     default: str
     kind: Kind
     help: str
+
+
+#: How many connections may wait to be accepted: after an outage many clients come at once.
+BACKLOG = 1024
 
 
 def _url(text: str) -> str:
@@ -282,7 +289,8 @@ class Settings:
     @property
     def endpoint(self) -> str:
         """The Twisted server endpoint to listen on: LISTEN, or else PROXY_HOST and PROXY_PORT."""
-        return self.listen or f"tcp:{self.proxy_port}:interface={quoteStringArgument(self.proxy_host)}"
+        host = quoteStringArgument(self.proxy_host)
+        return self.listen or f"tcp:{self.proxy_port}:interface={host}:backlog={BACKLOG}"
 
     def describe(self) -> dict[str, str]:
         """Return each variable's name and effective value as text, without credentials."""

@@ -26,7 +26,7 @@ log = Logger()
 MAX_TURNS = 16
 #: The port watch starts at this pace, in seconds, and slows down to RECONNECT_DELAY: whoever has waited for long can
 #: wait for this part of that time more.
-FIRST_WATCH, WATCH_SHARE = 0.05, 0.04
+FIRST_WATCH, WATCH_SHARE = 0.03, 0.02
 #: How often, in seconds, a backend is asked that takes no new requests while its links live.
 DOUBT_PACE = 0.25
 #: How often in a row nobody must answer before links that still live are taken to be in the way of a restart.
@@ -324,8 +324,8 @@ class Backend:
 
         Nothing more is sent until somebody is known to answer.
         """
-        if self._stopped or self._is_down:
-            return
+        if self._stopped or self._is_down or self.is_doubted:
+            return  # of a thousand connections that end at once, each may be a session's
         self.is_doubted = True
         for seeker in list(self._live):
             seeker.backend_doubted()

@@ -323,6 +323,16 @@ class Ending(BackendCase):
         self.advance(DOUBT_PACE)
         self.assertEqual([seeker.told, other.told], [["doubted", "not ending"]] * 2)
 
+    def test_many_broken(self) -> None:
+        """Of a thousand connections that end at once each one may be a session's: nobody is told more than once."""
+        seekers = [self.live() for _ in range(10)]
+        self.answers = False
+        for seeker in seekers:
+            seeker.told.clear()
+        for _ in range(10):
+            self.backend.connection_broke()
+        self.assertEqual([seeker.told for seeker in seekers], [["doubted"]] * 10)
+
     def test_doubted_with_nobody_left(self) -> None:
         """Whoever comes while it is doubted, after all others have left, does not wait for somebody else to ask."""
         seeker = self.live()

@@ -220,8 +220,8 @@ class Effective(SynchronousTestCase):
 
     def test_endpoint(self) -> None:
         """The endpoint is made of host and port, quoted, unless LISTEN gives it."""
-        self.assertEqual(Settings().endpoint, "tcp:8001:interface=127.0.0.1")
-        self.assertEqual(load({"PROXY_HOST": "::1"}, {}, None).endpoint, r"tcp:8001:interface=\:\:1")
+        self.assertEqual(Settings().endpoint, "tcp:8001:interface=127.0.0.1:backlog=1024")
+        self.assertEqual(load({"PROXY_HOST": "::1"}, {}, None).endpoint, r"tcp:8001:interface=\:\:1:backlog=1024")
         self.assertEqual(Settings(listen="unix:/run/x").endpoint, "unix:/run/x")
 
     def test_repr(self) -> None:
