@@ -58,13 +58,19 @@ def send(transport: Any, data: bytes) -> None:
 
 
 def quicken(reactor: Any) -> bool:
-    """Let a reactor on epoll handle what is ready without such contexts; tells whether it can be done."""
+    """Let a reactor on epoll handle what is ready without such contexts; tells whether it can be done.
+
+    It gets an ``at_turns_end`` as well (see :class:`~mcp_proxy.turn.Turn`).
+    """
     if type(reactor).__name__ != "EPollReactor" or not all(hasattr(reactor, name) for name in POLL_PRIVATE):
         return False
     poll, selectables, handle = reactor._poller.poll, reactor._selectables, reactor._doReadOrWrite
 
+    ending: list[Callable[[], None]] = []
+
     def turn(timeout: float | None) -> None:
-        for descriptor, event in poll(-1 if timeout is None else timeout, len(selectables)):
+        timeout = 0 if ending else -1 if timeout is None else timeout
+        for descriptor, event in poll(timeout, len(selectables)):
             selectable = selectables.get(descriptor)
             if selectable is not None:  # else what was ready before it has ended it
                 try:
@@ -72,5 +78,12 @@ def quicken(reactor: Any) -> bool:
                 except Exception:
                     log.failure("a connection could not be ended in an orderly way")
 
+        if ending:
+            due = ending.copy()
+            ending.clear()
+            for work in due:
+                work()
+
     reactor.doIteration = turn
+    reactor.at_turns_end = ending.append
     return True

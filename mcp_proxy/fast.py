@@ -66,6 +66,10 @@ class FastReactor(AsyncioSelectorReactor):
         connector.connect()
         return connector
 
+    def at_turns_end(self, work: Callable[[], None]) -> None:
+        """Do this when what is ready now has been handled; see :class:`~mcp_proxy.turn.Turn`."""
+        self.loop.call_soon(work)
+
     def getReaders(self) -> list[Any]:
         """What is open."""
         return [*super().getReaders(), *self.carriers]

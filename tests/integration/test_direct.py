@@ -13,6 +13,7 @@ from twisted.internet.protocol import ClientFactory, Factory, Protocol
 from twisted.trial.unittest import TestCase
 
 from mcp_proxy import direct
+from mcp_proxy.turn import Turn
 from tests.support.waiting import until
 
 reactor: Any = _reactor
@@ -203,6 +204,26 @@ class Quick(TestCase):
         self.assertEqual(fake.handled, [("three", 3, 1), ("five", 5, 4)])
         self.assertEqual(fake._poller.asked, [(1.5, 3), (-1, 2)])
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+
+    def test_end(self) -> None:
+        """What is to be done at the end of a turn is done when all that was ready is handled, in order.
+
+        What asks for it in between, or at that moment, has the next turn wait for nothing.
+        """
+        fake = EPollReactor([(5, 1)], [], [(4, 1)])
+        direct.quicken(fake)
+        done: list[str] = []
+        for turn in (Turn(fake), Turn(fake)):
+            for _ in range(2):
+                turn.at_end(lambda: done.append(str(len(fake.handled))))
+        turn.at_end(lambda: turn.at_end(lambda: done.append("again")))
+        self.assertEqual(done, [])
+        fake.doIteration(7.0)
+        self.assertEqual(done, ["1"] * 4)
+        fake.doIteration(7.0)
+        self.assertEqual(done[4:], ["again"])
+        fake.doIteration(7.0)
+        self.assertEqual([timeout for timeout, _ in fake._poller.asked], [0, 0, 7.0])
 
     def test_others(self) -> None:
         """Another reactor, or one without these names, goes its own way."""
