@@ -131,11 +131,13 @@ class Connector(tcp.Connector):
 class _Attempt:
     """What stands for the transport until there is one."""
 
+    __slots__ = ("_carrier", "_connector", "_is_connected", "_is_over", "_task")
+
     def __init__(self, connector: Connector) -> None:
         self._connector = connector
         self._is_over = self._is_connected = False
         self._carrier = Carrier(connector.reactor, self._connected, self._lost)
-        self._task = connector.reactor.loop.create_task(self._connect())
+        self._task: asyncio.Task[None] | None = connector.reactor.loop.create_task(self._connect())
 
     async def _connect(self) -> None:
         where = self._connector
@@ -152,6 +154,7 @@ class _Attempt:
         if self._is_over:
             return None
         self._is_over = self._is_connected = True
+        self._task = None  # the loop has it until it has ended
         self._connector.transport = self._carrier
         return self._connector.buildProtocol(address)
 
@@ -163,7 +166,8 @@ class _Attempt:
         """Give up."""
         if not self._is_over:
             self._is_over = True
-            self._task.cancel()
+            if self._task is not None:
+                self._task.cancel()
             self._connector.connectionFailed(Failure(problem))
 
 
@@ -227,6 +231,7 @@ class Carrier(asyncio.Protocol):
             if where is not None:  # else it has gone already
                 self._peer = _address(where)
                 self.protocol = self._build(self._peer)
+                self._build = _nowhere
             if self.protocol is None:
                 self.connectionLost(Failure(error.ConnectionDone()))
             else:
@@ -407,3 +412,7 @@ def _address(where: tuple[Any, ...]) -> Address:
 
 def _nobody(reason: Failure) -> None:
     """Nobody else is to be told."""
+
+
+def _nowhere(address: Address) -> None:
+    """There is a protocol already."""

@@ -1,10 +1,12 @@
 """The command line: ``twistd mcp-proxy``, ``python -m twisted mcp-proxy`` and the script ``mcp-proxy``."""
 
+import ctypes
 import gc
 import os
 import signal
 import sys
 from collections.abc import Mapping, MutableMapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO, cast
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 
 log = Logger()
 
+#: What ``mallopt`` calls its parameters (malloc.h of glibc), and how many bytes are kept.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+KEPT_MEMORY = 32 * 1024 * 1024
 #: A signal that comes so soon, in seconds, after the first is the same one: `timeout` and some shells send it twice.
 SAME_SIGNAL = 0.5
 
@@ -147,6 +152,17 @@ def _settle() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(2_000, 5, 5)
+    _keep_memory()
+
+
+def _keep_memory() -> None:
+    """Have the C library (glibc) keep what a large answer has used for the next one; the system's pages cost more."""
+    if "MALLOC_TRIM_THRESHOLD_" in os.environ:
+        return  # somebody knows better
+    with suppress(AttributeError, OSError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_TRIM_THRESHOLD, KEPT_MEMORY)
+        mallopt(M_MMAP_THRESHOLD, KEPT_MEMORY // 4)
 
 
 def makeService(options: Options) -> IService:

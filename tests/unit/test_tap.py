@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 from twisted.application.service import Application, MultiService
@@ -158,3 +159,26 @@ class Signals(SynchronousTestCase):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         tap._Root(cast(Any, MultiService()), None, MemoryReactor())._take_signals()
         self.assertIs(signal.getsignal(signal.SIGINT), signal.SIG_IGN)
+
+
+class Memory(SynchronousTestCase):
+    """What the C library is told about large pieces of memory."""
+
+    def told(self, library: object) -> None:
+        """Tell a library."""
+        self.patch(tap.ctypes, "CDLL", lambda _: library)
+        tap._keep_memory()
+
+    def test_kept(self) -> None:
+        """A large answer's memory is kept for the next one."""
+        asked: list[tuple[int, int]] = []
+        self.patch(os, "environ", {})
+        self.told(SimpleNamespace(mallopt=lambda *about: asked.append(about)))
+        self.assertEqual(asked, [(tap.M_TRIM_THRESHOLD, 32 << 20), (tap.M_MMAP_THRESHOLD, 8 << 20)])
+
+    def test_not_asked_for(self) -> None:
+        """Whoever has set it knows better; a library that has no such thing is left alone."""
+        self.patch(os, "environ", {"MALLOC_TRIM_THRESHOLD_": "1"})
+        self.told(SimpleNamespace(mallopt=lambda *_: self.fail("told all the same")))
+        self.patch(os, "environ", {})
+        self.told(SimpleNamespace())
