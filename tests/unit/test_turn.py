@@ -7,7 +7,7 @@ from functools import partial
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from mcp_proxy.turn import DIRECT_SENDS, QUIET_TURNS, Turn
+from mcp_proxy.turn import DIRECT_SENDS, MAX_TOGETHER, QUIET_TURNS, Turn
 
 
 class TurnCase(SynchronousTestCase):
@@ -43,6 +43,21 @@ class TurnCase(SynchronousTestCase):
         self.clock.advance(0)
         self.assertEqual(self.done, [1, 2, 3])
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_many(self) -> None:
+        """What is put off by a turn with much to do is not put off for long, and keeps its order."""
+        for number in range(2 * MAX_TOGETHER + 3):
+            self.turn.at_end(partial(self.done.append, number))
+            self.assertEqual(len(self.done), (number + 1) // MAX_TOGETHER * MAX_TOGETHER)
+        self.assertEqual(len(self.clock.getDelayedCalls()), 1)
+        self.clock.advance(0)
+        self.assertEqual(self.done, [*range(2 * MAX_TOGETHER + 3)])
+        self.spend_direct()
+        for _ in range(2 * QUIET_TURNS):  # such a turn has not had one thing to do, though it ends with one
+            self.soon(*range(MAX_TOGETHER + 1))
+            self.assertEqual(self.done, [*range(MAX_TOGETHER)])
+            self.clock.advance(0)
+            self.done.clear()
 
     def test_together(self) -> None:
         """After some at once it is looked how many a turn has; as long as there are several they are put off."""
