@@ -173,8 +173,8 @@ def restart(rig: Rig, clients: int = 8, down: float = 1.5, after: float = 2.0) -
     for thread in threads:
         thread.start()
     time.sleep(0.5)
-    killed = time.monotonic_ns()
     rig.stub.process.end(signal.SIGKILL)
+    killed = time.monotonic_ns()  # what was sent before may have reached it
     time.sleep(down)
     rig.stub.start()
     listens = rig.stub.listens()

@@ -60,8 +60,10 @@ def send(transport: Any, data: bytes) -> None:
 def quicken(reactor: Any) -> bool:
     """Let a reactor on epoll handle what is ready without such contexts; tells whether it can be done.
 
-    It gets an ``at_turns_end`` as well (see :class:`~mcp_proxy.turn.Turn`).
+    It gets an ``at_turns_end`` as well (see :class:`~mcp_proxy.turn.Turn`). Once is enough for all who ask.
     """
+    if hasattr(reactor, "at_turns_end"):
+        return True
     if type(reactor).__name__ != "EPollReactor" or not all(hasattr(reactor, name) for name in POLL_PRIVATE):
         return False
     poll, selectables, handle = reactor._poller.poll, reactor._selectables, reactor._doReadOrWrite

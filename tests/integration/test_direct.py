@@ -225,6 +225,15 @@ class Quick(TestCase):
         fake.doIteration(7.0)
         self.assertEqual([timeout for timeout, _ in fake._poller.asked], [0, 0, 7.0])
 
+    def test_twice(self) -> None:
+        """Two proxies can run on one reactor: what the first has put off is not forgotten for the second."""
+        fake, done = EPollReactor([]), list[str]()
+        direct.quicken(fake)
+        Turn(fake).at_end(lambda: done.append("first"))
+        self.assertTrue(direct.quicken(fake))
+        fake.doIteration(None)
+        self.assertEqual(done, ["first"])
+
     def test_others(self) -> None:
         """Another reactor, or one without these names, goes its own way."""
         for fake in (object(), type("EPollReactor", (), {})()):
@@ -234,7 +243,6 @@ class Quick(TestCase):
         """A connection works on the reactor that was made quick, and the clock goes on."""
         if not direct.quicken(reactor):
             return
-        self.addCleanup(delattr, reactor, "doIteration")
         taker, made = Taker(), list[Server]()
         port = tcp.Port(0, Factory.forProtocol(type("_Server", (Server,), {"made": made})), reactor=reactor)
         port.startListening()
