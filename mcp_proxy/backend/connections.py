@@ -22,7 +22,8 @@ from twisted.python.failure import Failure
 
 from mcp_proxy.backend.failures import RequestFailed, describe
 from mcp_proxy.backend.lean import Asked, Connection
-from mcp_proxy.backend.response import ICancellable, Response
+from mcp_proxy.backend.request import BackendRequest, ICancellable, nothing
+from mcp_proxy.backend.response import Response
 from mcp_proxy.backend.target import Target, endpoint_to
 from mcp_proxy.timers import Timers
 from mcp_proxy.turn import Turn
@@ -133,32 +134,17 @@ class _Errand(Asked):
         "_is_last",
         "_is_over",
         "_pool",
-        "_tell",
-        "_tell_failed",
-        "_url",
+        "_request",
         "_whose",
     )
 
-    def __init__(
-        self,
-        whose: LeanRequests,
-        pool: Pool,
-        url: str,
-        data: bytes,
-        *,
-        has_body: bool,
-        sending: Callable[[], None],
-        answered: Callable[[Response], None],
-        failed: Callable[[RequestFailed], None],
-    ) -> None:
+    def __init__(self, whose: LeanRequests, pool: Pool, request: BackendRequest, data: bytes) -> None:
         self.data = data
-        self.sending = sending
-        self.has_body = has_body
+        self.sending = request.sending
+        self.has_body = request.body is not None
         self._whose = whose
         self._pool = pool
-        self._url = url
-        self._tell = answered
-        self._tell_failed = failed
+        self._request: BackendRequest | None = request  # as long as there is no answer
         self._connecting: Deferred[Any] | None = None
         self._connection: Connection | None = None
         self._is_last = self._is_over = False
@@ -210,14 +196,15 @@ class _Errand(Asked):
         """The head of the answer has come."""
         self._connection = None
         self._is_over = True
-        tell = self._tell
-        # an answer may last, and needs none of these
-        self.data, self.sending, self._tell, self._tell_failed = b"", _nothing, _nothing, _nothing
+        request, self._request = self._request, None
+        self.data, self.sending = b"", nothing  # an answer may last, and needs none of it
+        if request is None:
+            return
         try:
             cookies = once(answer.headers, _cookies)
             if cookies:
-                self._whose.keep(self._url, cookies)
-            tell(answer)
+                self._whose.keep(request.url, cookies)
+            request.answered(answer)
         except Exception:
             log.failure("an answer of the backend's could not be handled")
 
@@ -230,9 +217,9 @@ class _Errand(Asked):
             self._connect()
 
     def _fail(self, error: RequestFailed) -> None:
-        if not self._is_over:
+        if not self._is_over and self._request is not None:
             self._is_over = True
-            self._tell_failed(error)
+            self._request.failed(error)
 
 
 @lru_cache(maxsize=1024)
@@ -290,31 +277,19 @@ class LeanRequests:
         self._last: tuple[str, str, Headers] | None = None
         self._head = b""
 
-    def ask(
-        self,
-        method: str,
-        url: str,
-        headers: Headers,
-        body: bytes | None,
-        *,
-        reuse: bool,
-        sending: Callable[[], None],
-        answered: Callable[[Response], None],
-        failed: Callable[[RequestFailed], None],
-    ) -> ICancellable | None:
-        """See :meth:`BackendClient.ask`; a connection that was idle for a moment only is as good as a fresh one."""
+    def ask(self, request: BackendRequest, headers: Headers) -> ICancellable | None:
+        """See :meth:`IRequests.ask`; a connection that was idle for a moment only is as good as a fresh one."""
         if self._jar is not None:
-            headers = self._with_cookies(self._jar, url, headers)
+            headers = self._with_cookies(self._jar, request.url, headers)
         try:
-            head = self._head_of(method, url, headers)
+            head = self._head_of(request.method, request.url, headers)
         except ValueError as error:
-            failed(RequestFailed(str(error), sent=False))
+            request.failed(RequestFailed(str(error), sent=False))
             return None
+        body = request.body
         data = head + b"\r\n" if body is None else b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body)
-        errand = _Errand(
-            self, self._pool, url, data, has_body=body is not None, sending=sending, answered=answered, failed=failed
-        )
-        errand.begin(IDLE_TIMEOUT if reuse else FRESH)
+        errand = _Errand(self, self._pool, request, data)
+        errand.begin(IDLE_TIMEOUT if request.reuse else FRESH)
         return errand
 
     def _head_of(self, method: str, url: str, headers: Headers) -> bytes:
@@ -342,10 +317,6 @@ class LeanRequests:
         own = b"; ".join(value for name, value in headers if name.lower() == b"cookie")
         others = tuple(header for header in headers if header[0].lower() != b"cookie")
         return (*others, (b"Cookie", b"; ".join(filter(None, (own, cookies.encode("latin-1"))))))
-
-
-def _nothing(_: object = None) -> None:
-    pass
 
 
 def _cookies(headers: Headers) -> list[bytes]:

@@ -14,30 +14,13 @@ from twisted.python.failure import Failure
 
 from mcp_proxy.backend.connections import LeanConnections
 from mcp_proxy.backend.failures import RequestFailed
-from mcp_proxy.backend.response import ICancellable, Response
+from mcp_proxy.backend.request import BackendRequest, ICancellable, IRequests, nothing
+from mcp_proxy.backend.response import Response
 from mcp_proxy.backend.target import Target
 from mcp_proxy.backend.web import TreqConnections
 from mcp_proxy.wire.headers import Headers, without_own_key
 
 log = Logger()
-
-
-class IRequests(Protocol):
-    """Requests of one session."""
-
-    def ask(
-        self,
-        method: str,
-        url: str,
-        headers: Headers,
-        body: bytes | None,
-        *,
-        reuse: bool,
-        sending: Callable[[], None],
-        answered: Callable[[Response], None],
-        failed: Callable[[RequestFailed], None],
-    ) -> ICancellable | None:
-        """See :meth:`BackendClient.ask`."""
 
 
 class IConnections(Protocol):
@@ -66,7 +49,7 @@ class BackendHTTP:
         self._reactor = reactor
         self._target = target
         #: Is told when a connection has ended in the middle of something.
-        self.on_broken: Callable[[], None] = _nothing
+        self.on_broken: Callable[[], None] = nothing
         self._connections: IConnections
         if is_lean and not target.is_secure:
             self._connections = LeanConnections(reactor, target, connect_timeout, self._broke)
@@ -96,10 +79,6 @@ def _nothing_to_do(failure: Failure) -> None:
 
 def _abort(response: Response) -> None:
     response.abort()
-
-
-def _nothing() -> None:
-    pass
 
 
 class BackendClient:
@@ -136,9 +115,9 @@ class BackendClient:
         body: bytes | None = None,
         *,
         reuse: bool = False,
-        sending: Callable[[], None] = _nothing,
+        sending: Callable[[], None] = nothing,
     ) -> Deferred[Response]:
-        """Send a request; fires with the answer's head. The parameters are those of :meth:`ask`.
+        """Send a request (see :class:`BackendRequest`); fires with the answer's head.
 
         :raises RequestFailed: (by the Deferred) there is no answer.
         """
@@ -150,39 +129,13 @@ class BackendClient:
             opened.errback(RequestFailed("no answer in time", sent=False))
 
         opened: Deferred[Response] = Deferred(cancel)
-        asked.append(
-            self.ask(
-                *(method, url, headers, body),
-                reuse=reuse,
-                sending=sending,
-                answered=opened.callback,
-                failed=opened.errback,
-            )
-        )
+        request = BackendRequest(method, url, headers, body, opened.callback, opened.errback, sending, reuse)
+        asked.append(self.ask(request))
         return opened
 
-    def ask(
-        self,
-        method: str,
-        url: str,
-        headers: Headers,
-        body: bytes | None,
-        *,
-        reuse: bool,
-        sending: Callable[[], None],
-        answered: Callable[[Response], None],
-        failed: Callable[[RequestFailed], None],
-    ) -> ICancellable | None:
-        """Send a request; of the two last one is called, perhaps before this returns, unless it is cancelled.
-
-        :param reuse: whether an idle connection will do that the backend may be about to close; nobody may know then
-            whether the request got through, so only what can be repeated may be sent so.
-        :param sending: called when the body is about to be handed to the network.
-        :param answered: called with the head of the answer.
-        :param failed: called if there is none.
-        """
+    def ask(self, request: BackendRequest) -> ICancellable | None:
+        """Send a request."""
+        headers = request.headers
         if headers is not self._given:
             self._given, self._ready = headers, self._target.with_credentials(without_own_key(headers))
-        return self._requests.ask(
-            method, url, self._ready, body, reuse=reuse, sending=sending, answered=answered, failed=failed
-        )
+        return self._requests.ask(request, self._ready)

@@ -14,7 +14,8 @@ from mcp_proxy.backend.failures import RequestFailed
 from mcp_proxy.backend.http import BackendClient
 from mcp_proxy.backend.outbox import Outbox
 from mcp_proxy.backend.post import OF_JSON, PostHeaders
-from mcp_proxy.backend.response import ICancellable, Response, shown_answer
+from mcp_proxy.backend.request import BackendRequest, ICancellable
+from mcp_proxy.backend.response import Response, shown_answer
 from mcp_proxy.session.interfaces import HTTPAnswer, ILinkOwner, Loss, Outgoing, Refusal
 from mcp_proxy.timers import Timers
 from mcp_proxy.wire import jsonrpc
@@ -210,14 +211,16 @@ class HTTPSSELink:
     def _post(self, outgoing: Outgoing, reuse: bool) -> None:
         self._posts[outgoing] = None
         asked = self._client.ask(
-            "POST",
-            self._post_url,
-            self._heads.of(outgoing),
-            outgoing.raw,
-            reuse=reuse,
-            sending=partial(self._sending, outgoing),
-            answered=partial(self._posted, outgoing),
-            failed=partial(self._post_failed, outgoing, reuse),
+            BackendRequest(
+                "POST",
+                self._post_url,
+                self._heads.of(outgoing),
+                outgoing.raw,
+                answered=partial(self._posted, outgoing),
+                failed=partial(self._post_failed, outgoing, reuse),
+                sending=partial(self._sending, outgoing),
+                reuse=reuse,
+            )
         )
         if outgoing in self._posts:  # and has not failed already
             self._posts[outgoing] = asked

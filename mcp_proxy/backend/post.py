@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from mcp_proxy.backend.response import ICancellable, Response
+from mcp_proxy.backend.request import ICancellable
+from mcp_proxy.backend.response import Response
 from mcp_proxy.session.exchanges import Exchange
 from mcp_proxy.session.interfaces import Outgoing
 from mcp_proxy.wire import jsonrpc, revisions

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -17,13 +16,6 @@ MAX_REFUSAL_BYTES = 64 * 1024
 REFUSAL_WAIT = 2.0
 EVENT_STREAM = b"text/event-stream"
 _SHOWN = (b"www-authenticate", b"content-type", b"retry-after", b"cache-control")
-
-
-class ICancellable(Protocol):
-    """What can be given up."""
-
-    def cancel(self) -> None:
-        """Want no answer any more."""
 
 
 class Response:

@@ -24,6 +24,7 @@ from mcp_proxy.backend.listener import Listener
 from mcp_proxy.backend.outbox import Outbox
 from mcp_proxy.backend.post import OF_A_MESSAGE, Post, PostHeaders
 from mcp_proxy.backend.remainder import Remainder
+from mcp_proxy.backend.request import BackendRequest
 from mcp_proxy.backend.response import EVENT_STREAM, Response, shown_answer
 from mcp_proxy.session.interfaces import HTTPAnswer, ILinkOwner, Loss, Outgoing, Refusal
 from mcp_proxy.timers import Timers
@@ -189,14 +190,16 @@ class StreamableLink:
         outgoing = post.outgoing
         self._posts[outgoing] = post
         post.request = self._client.ask(
-            "POST",
-            self._url,
-            self._heads.of(outgoing),
-            outgoing.raw,
-            reuse=reuse,
-            sending=partial(self._sending, outgoing),
-            answered=partial(self._answered, post),
-            failed=partial(self._post_failed, post, reuse),
+            BackendRequest(
+                "POST",
+                self._url,
+                self._heads.of(outgoing),
+                outgoing.raw,
+                answered=partial(self._answered, post),
+                failed=partial(self._post_failed, post, reuse),
+                sending=partial(self._sending, outgoing),
+                reuse=reuse,
+            )
         )
 
     def _sending(self, outgoing: Outgoing) -> None:

@@ -32,7 +32,8 @@ from zope.interface import implementer
 
 from mcp_proxy.backend.bodies import IBodyReceiver, Nobody
 from mcp_proxy.backend.failures import RequestFailed, describe
-from mcp_proxy.backend.response import ICancellable, Response
+from mcp_proxy.backend.request import BackendRequest, ICancellable
+from mcp_proxy.backend.response import Response
 from mcp_proxy.backend.target import endpoint_to
 from mcp_proxy.wire.headers import Headers
 
@@ -231,21 +232,10 @@ class TreqRequests:
     _fresh: treq.client.HTTPClient
     _broke: Callable[[], None]
 
-    def ask(
-        self,
-        method: str,
-        url: str,
-        headers: Headers,
-        body: bytes | None,
-        *,
-        reuse: bool,
-        sending: Callable[[], None],
-        answered: Callable[[Response], None],
-        failed: Callable[[RequestFailed], None],
-    ) -> ICancellable:
-        """See :meth:`BackendClient.ask`."""
-        client = self._pooled if reuse else self._fresh
-        producer = None if body is None else _BytesBody(body, sending)
+    def ask(self, request: BackendRequest, headers: Headers) -> ICancellable:
+        """See :meth:`IRequests.ask`."""
+        client = self._pooled if request.reuse else self._fresh
+        producer = None if request.body is None else _BytesBody(request.body, request.sending)
         web_headers = WebHeaders()
         for name, value in headers:
             web_headers.addRawHeader(name, value)
@@ -260,7 +250,7 @@ class TreqRequests:
             if asked.is_over:
                 found.abort()
             else:
-                answered(found)
+                request.answered(found)
 
         def broke(failure: Failure) -> None:
             error = RequestFailed(describe(failure), sent=producer is not None and producer.sent)
@@ -269,11 +259,11 @@ class TreqRequests:
                 return
             if failure.check(RequestTransmissionFailed, ResponseFailed, ResponseNeverReceived):
                 self._broke()
-            failed(error)
+            request.failed(error)
 
         asked.requested = client.request(
-            method,
-            url,
+            request.method,
+            request.url,
             headers=web_headers,
             data=producer,
             allow_redirects=False,
