@@ -29,6 +29,8 @@ log = Logger()
 MAX_POSTS = 64
 #: For how many seconds a message that must keep its place waits for a slow acknowledgement of the others.
 ORDER_WAIT = 2.0
+#: For how many seconds, once the stream has ended, POSTs without an answer may still be refused.
+LAST_WAIT = 1.0
 
 
 class HTTPSSELink:
@@ -69,6 +71,7 @@ class HTTPSSELink:
         self._pausers: dict[object, None] = {}
         self._outbox = Outbox(clock, self._send_now, max_posts=MAX_POSTS, order_wait=ORDER_WAIT)
         self._posts: dict[Outgoing, ICancellable | None] = {}
+        self._end = ""  # why the stream has ended
         self._opening: Deferred[None] | None = None
         self._timers = Timers(clock)
 
@@ -131,8 +134,22 @@ class HTTPSSELink:
                 self._message_received(event.data)
 
     def body_ended(self, reason: str) -> None:
-        """The stream is over."""
-        self._lose(Loss(reason, reachable=False))
+        """The stream is over. A POST that is under way may yet be refused, and then it has done nothing."""
+        self._end = reason
+        if self._posts and not self._closed:
+            self._outbox.hold()
+            self._timers.set("end", LAST_WAIT, self._ended)
+        else:
+            self._ended()
+
+    def _ended(self) -> None:
+        self._lose(Loss(self._end, reachable=False))
+
+    def _post_over(self, outgoing: Outgoing) -> None:
+        """Nothing more comes of a POST."""
+        self._outbox.done(outgoing)
+        if self._end and not self._posts:
+            self._ended()
 
     def _endpoint_told(self, data: bytes) -> None:
         try:
@@ -230,21 +247,24 @@ class HTTPSSELink:
             self.owner.link_sent(self, outgoing)
 
     def _posted(self, outgoing: Outgoing, response: Response) -> None:
-        self._posts.pop(outgoing, None)
         if self._closed:
             response.abort()
-            return
-        if 200 <= response.status < 300:
+        elif 200 <= response.status < 300:
+            self._posts.pop(outgoing, None)
             response.discard()
             self.owner.link_accepted(self, outgoing)
+            self._post_over(outgoing)
         else:
+            self._posts[outgoing] = None  # there is nothing more to give up
             shown_answer(response, self._clock).addCallback(self._refused, outgoing)
-        self._outbox.done(outgoing)
+            self._outbox.done(outgoing)
 
     def _refused(self, answer: HTTPAnswer, outgoing: Outgoing) -> None:
+        self._posts.pop(outgoing, None)
         if not self._closed:
             refusal = Refusal(answer.status, f"the backend answered {answer.status} to a message", answer)
             self.owner.link_refused(self, outgoing, refusal)
+        self._post_over(outgoing)
 
     def _post_failed(self, outgoing: Outgoing, reuse: bool, error: RequestFailed) -> None:
         if reuse and not self._closed:
@@ -253,4 +273,4 @@ class HTTPSSELink:
         self._posts.pop(outgoing, None)
         if not self._closed:
             self.owner.link_refused(self, outgoing, Refusal(0, error.reason))
-        self._outbox.done(outgoing)
+        self._post_over(outgoing)
