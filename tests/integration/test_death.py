@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from mcp_proxy.backend import backend
+from mcp_proxy.backend import backend, http_sse
 from tests.integration.service_case import ALICE, BOB, ServiceCase
 from tests.support import messages
 from tests.support.messages import Json, encoded
-from tests.support.scripted import ACCEPTED, STREAM_HEAD, Asked, BackendConnection, How, Stream, event
+from tests.support.scripted import ACCEPTED, STREAM_HEAD, Asked, BackendConnection, How, Stream, event, response
 from tests.support.wire import Client
 
 ENDPOINT_SIZE = len(event(b"/messages?session_id=1-2", b"endpoint"))
@@ -281,3 +281,50 @@ for _how in ("fin", "rst"):
             _name,
             _how,
         )
+
+
+class LastWord(DeathCase):
+    """A stream ends while a call is under way whose POST nobody has answered."""
+
+    async def ended(self) -> tuple[Client, BackendConnection]:
+        """A client whose call is being posted, over a stream that has just ended; and the connection of the POST."""
+        self.start()
+        client = await self.connected(ALICE)
+        held: list[BackendConnection] = []
+
+        def hold(connection: BackendConnection, asked: Asked) -> None:
+            held.append(connection)
+            self.backend.on_post = self.backend.take_post
+
+        self.backend.on_post = hold
+        await client.begin(messages.call("last", {"n": 1}))
+        await self.until(lambda: bool(held), "the call is being posted")
+        (session,) = self.internals()._registry
+        link = session.link
+        self.backend.stream.connection.drop("fin")
+        await self.until(lambda: link._end, "the stream has ended")
+        return client, held[0]
+
+    async def test_refused(self) -> None:
+        """Refused as unknown, it has done nothing: it is carried out on the next link, once."""
+        client, post = await self.ended()
+        post.write(response(404, b"Could not find session"))
+        self.assertIn("result", await client.answer_to("last"))
+        self.assertEqual(len(self.backend.deliveries("tools/call")), 1)
+
+    async def test_accepted(self) -> None:
+        """Taken, it may have been carried out: its client is told so, and it is not sent again."""
+        client, post = await self.ended()
+        post.write(ACCEPTED)
+        self.assert_told(await client.answer_to("last"), -31002)
+        self.assertEqual(self.backend.deliveries("tools/call"), [])
+        await self.assert_works(client)
+
+    async def test_silence(self) -> None:
+        """Without a word nobody waits for long, and what comes meanwhile goes to the next link."""
+        self.patch(http_sse, "LAST_WAIT", 0.1)
+        client, _ = await self.ended()
+        await client.begin(messages.call("next", {"n": 2}))
+        self.assert_told(await client.answer_to("last"), -31002)
+        self.assertIn("result", await client.answer_to("next"))
+        self.assertEqual(len(self.backend.deliveries("tools/call")), 1)
