@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import sys
 from collections import Counter
 from typing import IO, Any
@@ -35,6 +36,10 @@ def main() -> None:
     """Run the proxy."""
     file = open(sys.argv.pop(1), "w")
 
+    if os.environ.get("REACTOR") == "uvloop":  # the proxy would choose it, but it is looked at before
+        from mcp_proxy.fast import install
+
+        install()
     from twisted.internet import reactor
 
     from mcp_proxy.tap import main
