@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 from tests.e2e.cases import for_pairs
 from tests.e2e.kinds import CLIENTS, MODERN, PYTHON_STREAMABLE, TYPESCRIPT2_MODERN
 from tests.e2e.processes import until
@@ -55,7 +58,9 @@ class ModernBackend:
             self.backend.offer(*("brand_new", "newer", "newest")[: count + 1])
             await self.backend.restart(signal)
             self.assertEqual(await client.call("pid"), str(self.backend.pid))
-            self.assertEqual(len(await client.seen("notifications/tools/list_changed")), count + 1)
+            await until(
+                partial(self.told_of_tools, client, count + 1), "the client is told that the tools have changed"
+            )
         self.assertEqual(await client.do("list"), [*before, "brand_new", "newer", "newest"])
         told = len(await client.seen("notifications/resources/updated"))
         await self.backend.touch("note://a")
@@ -64,6 +69,10 @@ class ModernBackend:
             return len(await client.seen("notifications/resources/updated")) == told + 1
 
         await until(told_again, "the client is told of the change")
+
+    async def told_of_tools(self, client: Any, times: int) -> bool:
+        """Whether the client has been told so often of other tools; that comes on another stream than answers."""
+        return len(await client.seen("notifications/tools/list_changed")) == times
 
     async def test_mutation(self) -> None:
         """A call that the server took to its grave is answered with the truth, and not made again."""
