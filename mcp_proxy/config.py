@@ -59,10 +59,6 @@ class Variable:
     help: str
 
 
-#: How many connections may wait to be accepted: after an outage many clients come at once.
-BACKLOG = 1024
-
-
 def _url(text: str) -> str:
     parts = urlsplit(text)
     port_is_bad = parts.port == 0 or parts.netloc.endswith(":")

@@ -139,9 +139,7 @@ class _Errand(Asked):
     )
 
     def __init__(self, whose: LeanRequests, pool: Pool, request: BackendRequest, data: bytes) -> None:
-        self.data = data
-        self.sending = request.sending
-        self.has_body = request.body is not None
+        super().__init__(data, request.sending, has_body=request.body is not None)
         self._whose = whose
         self._pool = pool
         self._request: BackendRequest | None = request  # as long as there is no answer
@@ -294,12 +292,9 @@ class LeanRequests:
 
     def _head_of(self, method: str, url: str, headers: Headers) -> bytes:
         """The head of a request, which is often that of the one before."""
-        last = self._last
-        if last is None or headers is not last[2] or method != last[0] or url != last[1]:
-            wanted = (method, url, headers)
-            if wanted != last:
-                self._head = request_head(method, url, headers)
-            self._last = wanted
+        last = (method, url, headers)
+        if last != self._last:
+            self._head, self._last = request_head(method, url, headers), last
         return self._head
 
     def keep(self, url: str, cookies: list[bytes]) -> None:

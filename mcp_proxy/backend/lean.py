@@ -310,8 +310,8 @@ class Connection:
 
     def _is_like_last(self, asked: Asked, data: bytes) -> bool:
         """Take an answer that has come whole, with the same head as the last one but for its length."""
-        body = -1 if self._mould is None else self._mould.fits(data)
-        if body < 0 or self._mould is None or self._mould.length != len(data) - body:
+        mould = self._mould
+        if mould is None or (body := mould.fits(data)) < 0 or mould.length != len(data) - body:
             return False
         answer = self._answer = Incoming(self, *self._model)
         self._is_answered = self._is_delimited = True

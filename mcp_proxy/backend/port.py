@@ -10,6 +10,7 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from mcp_proxy.backend.http import BackendClient
+from mcp_proxy.backend.request import nothing
 from mcp_proxy.backend.response import Response, shown_answer
 from mcp_proxy.backend.target import Target, endpoint_to
 from mcp_proxy.session.interfaces import HTTPAnswer
@@ -24,7 +25,7 @@ class Sentinel(Protocol):
 
     def close(self) -> None:
         """End it; ``closed`` is not called."""
-        self._closed = _nothing
+        self._closed = nothing
         transport: Any = self.transport
         transport.abortConnection()
 
@@ -56,7 +57,7 @@ class Port:
         return Deferred.fromCoroutine(self._try_connect())
 
     async def _try_connect(self) -> None:
-        (await self._connect(_nothing)).close()
+        (await self._connect(nothing)).close()
 
     def stand_watch(self, closed: Callable[[], None]) -> Deferred[Sentinel]:
         """Connect and stay; ``closed`` is called when the backend ends the connection.
@@ -107,7 +108,3 @@ class Port:
             return result
 
         return asked.addBoth(over).addCallback(shown_answer, self._reactor)
-
-
-def _nothing() -> None:
-    pass

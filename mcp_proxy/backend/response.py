@@ -9,7 +9,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from mcp_proxy.backend.bodies import Collector, IBodyReceiver, Nobody
 from mcp_proxy.session.interfaces import HTTPAnswer
-from mcp_proxy.wire.headers import Headers, once
+from mcp_proxy.wire.headers import Headers, first_of, once
 
 #: How much of a refusal's body is kept for the client, for how many seconds it is waited for, and which headers count.
 MAX_REFUSAL_BYTES = 64 * 1024
@@ -32,7 +32,7 @@ class Response:
 
     def header(self, name: bytes) -> bytes:
         """The value of a header, or nothing; ``name`` in lower case."""
-        return once(self.headers, _first_of).get(name, b"")
+        return first_of(self.headers).get(name, b"")
 
     @property
     def kind(self) -> bytes:
@@ -79,12 +79,8 @@ class Response:
         self.deliver(Nobody())
 
 
-def _first_of(headers: Headers) -> dict[bytes, bytes]:
-    return dict(reversed(headers))
-
-
 def _kind_of(headers: Headers) -> bytes:
-    return once(headers, _first_of).get(b"content-type", b"").partition(b";")[0].strip().lower()
+    return first_of(headers).get(b"content-type", b"").partition(b";")[0].strip().lower()
 
 
 def shown_answer(response: Response, clock: IReactorTime) -> Deferred[HTTPAnswer]:

@@ -32,7 +32,7 @@ from zope.interface import implementer
 
 from mcp_proxy.backend.bodies import IBodyReceiver, Nobody
 from mcp_proxy.backend.failures import RequestFailed, describe
-from mcp_proxy.backend.request import BackendRequest, ICancellable
+from mcp_proxy.backend.request import BackendRequest, ICancellable, nothing
 from mcp_proxy.backend.response import Response
 from mcp_proxy.backend.target import endpoint_to
 from mcp_proxy.wire.headers import Headers
@@ -89,7 +89,7 @@ class _Answer(TwistedProtocol, Response):
     def abort(self) -> None:
         if self._receiver is None:
             self._begin(Nobody())  # what is not delivered cannot be ended
-        self._receiver, self._broke = Nobody(), _nothing
+        self._receiver, self._broke = Nobody(), nothing
         transport: Any = self.transport
         if transport is not None:
             transport.loseConnection()
@@ -109,10 +109,6 @@ class _Answer(TwistedProtocol, Response):
         if not has_end:
             self._broke()
         receiver.body_ended("the stream ended" if has_end else describe(reason))
-
-
-def _nothing() -> None:
-    pass
 
 
 @implementer(IBodyProducer)

@@ -94,10 +94,8 @@ class App:
         """Answer a request, now or later."""
         try:
             self._guard.admit(taken)
-            if self._guard.keys:
-                self._guard.check_key(taken)
-            if self._rate.per_second:
-                self._rate.admit(taken)
+            self._guard.check_key(taken)
+            self._rate.admit(taken)
             handler(taken)
         except ProxyError as error:
             count(self._refusals, error)

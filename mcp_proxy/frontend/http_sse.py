@@ -14,7 +14,8 @@ from twisted.python.failure import Failure
 
 from mcp_proxy.frontend.guard import check_message_head, check_stream_head
 from mcp_proxy.frontend.limits import Streams
-from mcp_proxy.frontend.stream import ClientRequest, ClientStream, Watcher
+from mcp_proxy.frontend.stream import ClientRequest, ClientStream
+from mcp_proxy.frontend.watchers import Listening, Present
 from mcp_proxy.session.interfaces import HTTPAnswer
 from mcp_proxy.session.outlet import SSEOutlet
 from mcp_proxy.session.registry import Registry
@@ -30,54 +31,19 @@ VERDICT_WAIT = 2.0
 CLIENT_RETRY = 1000
 
 
-class _Opening(Watcher):
-    """A client whose stream has no head yet.
+class _Opening(Present):
+    """A client whose stream has no head yet; its session is over when it leaves."""
 
-    :param streams: knows of it as long as it is there.
-    :param session: is over with it; None if it is over already.
-    """
+    __slots__ = ("_session",)
 
-    __slots__ = ("_session", "_stream", "_streams")
-
-    def __init__(self, streams: set[ClientStream], stream: ClientStream, session: Session | None) -> None:
-        self._streams = streams
-        self._stream = stream
+    def __init__(self, streams: dict[ClientStream, Session], stream: ClientStream, session: Session) -> None:
+        super().__init__(streams, stream, session)
         self._session = session
-        streams.add(stream)
 
     def gone(self) -> None:
         """It has left."""
-        self._streams.discard(self._stream)
-        if self._session is not None:
-            self._session.close()
-
-
-class _Listening(Watcher):
-    """A client that listens to its session.
-
-    :param streams: knows of it as long as it does.
-    """
-
-    __slots__ = ("_session", "_stream", "_streams")
-
-    def __init__(self, streams: set[ClientStream], stream: ClientStream, session: Session) -> None:
-        self._streams = streams
-        self._stream = stream
-        self._session = session
-        streams.add(stream)
-
-    def gone(self) -> None:
-        """It has left this stream."""
-        self._streams.discard(self._stream)
-        self._session.detach(self._stream)
-
-    def paused(self) -> None:
-        """It does not read."""
-        self._session.stream_paused()
-
-    def resumed(self) -> None:
-        """It reads again."""
-        self._session.stream_resumed()
+        super().gone()
+        self._session.close()
 
 
 class HTTPSSEFront:
@@ -94,7 +60,7 @@ class HTTPSSEFront:
         self._clock = clock
         self._room = room
         self._messages_path = messages_path
-        self._streams: set[ClientStream] = set()
+        self._streams: dict[ClientStream, Session] = {}
 
     def open_stream(self, request: ClientRequest) -> None:
         """``GET /mcp/sse``.
@@ -177,7 +143,7 @@ class HTTPSSEFront:
         if challenge is None:
             self._attach(session, stream, 0)
             return
-        stream.watcher = _Opening(self._streams, stream, None)
+        stream.watcher = Present(self._streams, stream, session)
         session.close()
         self._pass_on(challenge, stream)
 
@@ -187,7 +153,7 @@ class HTTPSSEFront:
         stream.abort()
 
     def _attach(self, session: Session, stream: ClientStream, since: int) -> None:
-        stream.watcher = _Listening(self._streams, stream, session)
+        stream.watcher = Listening(self._streams, stream, session, session)
         stream.start()
         since = min(since, session.outlet.last_event)
         endpoint = sse.encode(

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from twisted.logger import Logger
 
 from mcp_proxy.frontend.limits import Streams
-from mcp_proxy.frontend.stream import ClientRequest, ClientStream, Watcher
+from mcp_proxy.frontend.stream import ClientRequest, ClientStream
+from mcp_proxy.frontend.watchers import Present
 from mcp_proxy.session.era import Era
 from mcp_proxy.session.exchanges import Exchange
 from mcp_proxy.session.modern import Discovered, ModernOutlet, ModernReply
@@ -25,23 +26,18 @@ from mcp_proxy.wire.jsonrpc import Kind, Message
 log = Logger()
 
 
-class _Serving(Watcher):
-    """A client that waits for its reply.
+class _Serving(Present):
+    """A client that waits for its reply."""
 
-    :param open: knows of it as long as it does.
-    """
+    __slots__ = ("_reply",)
 
-    __slots__ = ("_open", "_reply", "_stream")
-
-    def __init__(self, open: dict[ClientStream, ModernReply], stream: ClientStream, reply: ModernReply) -> None:
-        self._open = open
-        self._stream = stream
+    def __init__(self, streams: dict[ClientStream, ModernReply], stream: ClientStream, reply: ModernReply) -> None:
+        super().__init__(streams, stream, reply)
         self._reply = reply
-        open[stream] = reply
 
     def gone(self) -> None:
         """It has it, or has left."""
-        self._open.pop(self._stream, None)
+        super().gone()
         self._reply.over()
 
     def paused(self) -> None:

@@ -15,7 +15,7 @@ from zope.interface import implementer
 
 from mcp_proxy.wire import jsonrpc
 from mcp_proxy.wire.errors import BodyTooLarge, ClientStalled, ProxyError
-from mcp_proxy.wire.headers import Headers, once
+from mcp_proxy.wire.headers import Headers, first_of
 
 #: Of a body over the limit this much is read and forgotten, so that its sender can hear why it was refused.
 MAX_SWALLOWED = 64 * 1024 * 1024
@@ -49,7 +49,7 @@ class ClientRequest:
 
     def header(self, name: bytes) -> bytes:
         """The value of a header, the first if there are several, or nothing; ``name`` in lower case."""
-        return once(self.headers, _first_of).get(name, b"")
+        return first_of(self.headers).get(name, b"")
 
     @property
     @abstractmethod
@@ -224,7 +224,3 @@ def told(error: ProxyError, headers: Headers = ()) -> tuple[int, bytes, Headers]
 def phrase(status: int) -> bytes:
     """What a status is called; nothing for one that has no name."""
     return _PHRASES.get(status, b"")
-
-
-def _first_of(headers: Headers) -> dict[bytes, bytes]:
-    return dict(reversed(headers))

@@ -14,7 +14,8 @@ from twisted.logger import Logger
 from mcp_proxy.frontend.guard import check_post_head, check_stream_head, is_plain_post
 from mcp_proxy.frontend.limits import Streams
 from mcp_proxy.frontend.modern import ModernFront
-from mcp_proxy.frontend.stream import ClientRequest, ClientStream, Watcher
+from mcp_proxy.frontend.stream import ClientRequest, ClientStream
+from mcp_proxy.frontend.watchers import Listening, Present
 from mcp_proxy.session.interfaces import HTTPAnswer
 from mcp_proxy.session.registry import Registry
 from mcp_proxy.session.replies import CLIENT_RETRY, Reply, StreamableOutlet, Verdict
@@ -31,7 +32,7 @@ from mcp_proxy.wire.errors import (
     UnknownSession,
     VersionRefused,
 )
-from mcp_proxy.wire.headers import Headers, once
+from mcp_proxy.wire.headers import Headers, first_of, once
 from mcp_proxy.wire.jsonrpc import Kind, Message
 from mcp_proxy.wire.modern import is_modern
 
@@ -56,61 +57,28 @@ class _Head(NamedTuple):
     @staticmethod
     def of(headers: Headers) -> _Head:
         """Read it."""
-        first = dict(reversed(headers))
+        first = first_of(headers)
         version = first.get(b"mcp-protocol-version", b"").decode("latin-1")
         token = first.get(SESSION_HEADER, b"").decode("latin-1")
         return _Head(is_plain_post(headers), not version or version in revisions.LEGACY, token)
 
 
-class _Listening(Watcher):
-    """A client with a stream for what belongs to no request.
+class _Waiting(Present):
+    """A client that waits for a reply."""
 
-    :param streams: knows of it as long as it listens.
-    """
-
-    __slots__ = ("_session", "_stream", "_streams")
-
-    def __init__(self, streams: _Streams, stream: ClientStream, session: Session, outlet: StreamableOutlet) -> None:
-        self._streams = streams
-        self._stream = stream
-        self._session = session
-        streams[stream] = outlet
-
-    def gone(self) -> None:
-        """It has left this stream."""
-        self._streams.pop(self._stream, None)
-        self._session.detach(self._stream)
-
-    def paused(self) -> None:
-        """It does not read."""
-        self._session.stream_paused()
-
-    def resumed(self) -> None:
-        """It reads again."""
-        self._session.stream_resumed()
-
-
-class _Waiting(Watcher):
-    """A client that waits for a reply.
-
-    :param streams: knows of it as long as it waits.
-    """
-
-    __slots__ = ("_reply", "_session", "_stream", "_streams")
+    __slots__ = ("_reply", "_session")
 
     def __init__(
-        self, streams: _Streams, stream: ClientStream, session: Session, outlet: StreamableOutlet, reply: Reply
+        self, streams: _Streams, stream: ClientStream, outlet: StreamableOutlet, session: Session, reply: Reply
     ) -> None:
-        self._streams = streams
-        self._stream = stream
+        super().__init__(streams, stream, outlet)
         self._session = session
         self._reply = reply
-        streams[stream] = outlet
 
     def gone(self) -> None:
         """It has its reply, or has left."""
+        super().gone()
         stream, session = self._stream, self._session
-        self._streams.pop(stream, None)
         self._reply.gone(stream)
         session.reply_over()
         if stream.paused:
@@ -192,7 +160,7 @@ class StreamableFront:
         outlet = session.outlet
         assert isinstance(outlet, StreamableOutlet)
         reply = outlet.open_reply(request.stream, headers=((SESSION_HEADER, session.id.encode()),))
-        request.stream.watcher = _Initializing(self._streams, request.stream, session, outlet, reply)
+        request.stream.watcher = _Initializing(self._streams, request.stream, outlet, session, reply)
         session.receive(message, request.headers, reply)
 
     def _receive(
@@ -210,7 +178,7 @@ class StreamableFront:
             request.stream.respond(202, b"")
             return
         reply = outlet.open_reply(request.stream, awaited, version=session.memory.version, is_batch=is_batch)
-        request.stream.watcher = _Waiting(self._streams, request.stream, session, outlet, reply)
+        request.stream.watcher = _Waiting(self._streams, request.stream, outlet, session, reply)
         try:
             for message in messages:
                 session.receive(message, request.headers, reply if message.kind is Kind.REQUEST else None)
@@ -274,7 +242,7 @@ class StreamableFront:
         if not outlet.listens:
             self._room.admit()
         stream = request.stream
-        stream.watcher = _Listening(self._streams, stream, session, outlet)
+        stream.watcher = Listening(self._streams, stream, outlet, session)
         stream.start()
         if revisions.is_polling(session.memory.version):
             stream.write(sse.retry(CLIENT_RETRY))
@@ -285,7 +253,7 @@ class StreamableFront:
     ) -> None:
         if reply is None or not reply.has_after(since):
             raise NothingToStream()
-        stream.watcher = _Waiting(self._streams, stream, session, outlet, reply)
+        stream.watcher = _Waiting(self._streams, stream, outlet, session, reply)
         stream.start()
         session.replayed(reply.resume(stream, since))
 

@@ -75,7 +75,7 @@ class Deliveries:
         if exchange is not None:
             exchange.delivery = Delivery.ACCEPTED
             exchange.deadline = 0.0  # whatever becomes of it now, its time begins anew
-            if not (exchange.is_safe or self.is_repeatable(exchange)):
+            if not self.is_repeatable(exchange):
                 exchange.forget_text()
         if not self._probing:
             return

@@ -40,6 +40,15 @@ def once(headers: Headers, work: Callable[[Headers], T]) -> T:
     return made
 
 
+def first_of(headers: Headers) -> dict[bytes, bytes]:
+    """The values by their names; of several the first."""
+    return once(headers, _first_of)
+
+
+def _first_of(headers: Headers) -> dict[bytes, bytes]:
+    return dict(reversed(headers))
+
+
 _HOP_BY_HOP = frozenset(
     (
         b"connection",

@@ -222,10 +222,10 @@ class RequestReader:
             self._at += 2  # some clients end a body with an empty line (RFC 9112 §2.2)
             self._has_skipped = True
         start = self._at
-        body = -1 if self._mould is None else self._mould.fits(self._buffer, start)
-        if body >= 0 and self._mould is not None and self._model is not None:
+        mould, model = self._mould, self._model
+        if mould is not None and model is not None and (body := mould.fits(self._buffer, start)) >= 0:
             self._at, self._searched = body, 0
-            self._start(self._model.again(), self._mould.length)
+            self._start(model.again(), mould.length)
             return True
         end = self._buffer.find(b"\r\n\r\n", start + self._searched)
         if end < 0:

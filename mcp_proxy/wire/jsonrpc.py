@@ -103,11 +103,9 @@ def parse(raw: bytes) -> Message:
     :raises BatchRefused: it is an array.
     :raises NotJSONRPC: it is JSON but not a JSON-RPC 2.0 message; the text says why.
     """
-    head = raw[:1]
-    if head != b"{":
-        head = raw.lstrip(b" \t\r\n")[:1]
-        if not head:
-            raise EmptyBody()
+    head = raw.lstrip(b" \t\r\n")[:1]
+    if not head:
+        raise EmptyBody()
     try:
         if not raw.isascii():
             raw.decode("utf-8")  # msgspec does not look inside the values that it leaves raw
@@ -134,7 +132,7 @@ def parse_all(raw: bytes, max_batch: int = 0) -> tuple[list[Message], bool]:
     :raises EmptyBody, NotJSON, NotJSONRPC: as :func:`parse`; an empty array is no message.
     :raises BatchTooLong: it has more than ``max_batch`` messages, if that is not 0.
     """
-    if raw[:1] == b"{" or raw.lstrip(b" \t\r\n")[:1] != b"[":
+    if raw.lstrip(b" \t\r\n")[:1] != b"[":
         return [parse(raw)], False
     try:
         raw.decode("utf-8")
@@ -180,25 +178,18 @@ def _message(raw: bytes, envelope: _Envelope) -> Message:
             raise NotJSONRPC("params must be an object.")
         if envelope.id is _UNSET:
             return Message(Kind.NOTIFICATION, raw, None, method, params)
-        identity = _identity(envelope)
+        identity = canonical_id(bytes(envelope.id))
         if identity is None:
             raise NotJSONRPC("The id of a request must not be null: MCP requires a string or an integer.")
         return Message(Kind.REQUEST, raw, identity, method, params)
     has_result, has_error = envelope.result is not _UNSET, envelope.error is not _UNSET
     if has_result == has_error:
         raise NotJSONRPC("A JSON-RPC message has a method, a result or an error, and just one of them.")
-    identity = _identity(envelope)
+    identity = None if envelope.id is _UNSET else canonical_id(bytes(envelope.id))
     if has_result and identity is None:
         raise NotJSONRPC("A result needs the id of its request.")
     text = envelope.error if has_error else envelope.result
     return Message(Kind.RESPONSE, raw, identity, "", text, is_error=has_error)  # type: ignore[arg-type]
-
-
-def _identity(envelope: _Envelope) -> bytes | None:
-    if envelope.id is _UNSET:
-        return None
-    text = bytes(envelope.id)
-    return text if len(text) < 20 and text.isdigit() else canonical_id(text)
 
 
 def canonical_id(text: bytes) -> bytes | None:
@@ -230,7 +221,7 @@ def value_of(identity: bytes) -> Any:
 
 def is_fragile(identity: bytes) -> bool:
     """Whether an id is a number that some JSON parser would round, so that its answer could not be matched."""
-    return len(identity) > 15 and not identity.startswith(b'"') and abs(int(identity)) > MAX_SAFE_INTEGER
+    return not identity.startswith(b'"') and abs(int(identity)) > MAX_SAFE_INTEGER
 
 
 def with_id(raw: bytes, identity: bytes) -> bytes:
