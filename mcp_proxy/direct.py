@@ -4,20 +4,18 @@
 turn later. With nothing queued the socket can be asked directly. A transport of another kind, or of another Twisted, is
 written to in the public way.
 
-The reactor makes a context for the log of old Twisted each time a descriptor is ready. Nobody here asks for it. And it
-sleeps between two events, however soon the next one comes: to fall asleep and wake up takes longer than a quick backend
-does. So for a moment it only looks, as long as that is not in vain.
+The reactor makes a context for the log of old Twisted each time a descriptor is ready. Nobody here asks for it.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from time import monotonic
 from typing import Any
 
 from twisted.internet import tcp
 from twisted.logger import Logger
+
+from .awake import EpollWatch
 
 log = Logger()
 
@@ -26,12 +24,6 @@ PRIVATE = ("_tempDataBuffer", "_writeDisconnected", "_aborting", "dataBuffer", "
 
 #: What is used of a reactor.
 POLL_PRIVATE = ("_poller", "_selectables", "_doReadOrWrite")
-
-#: For how many seconds at most it is only looked for the next event, and how often in a row in vain.
-AWAKE = 60e-6
-IN_VAIN = 3
-
-_let_others = getattr(os, "sched_yield", lambda: None)
 
 Send = Callable[[Any, bytes], None]
 
@@ -67,37 +59,6 @@ def send(transport: Any, data: bytes) -> None:
     transport.write(data)
 
 
-class _Watch:
-    """Waits for what is ready.
-
-    :param poll: that of an epoll object.
-    """
-
-    __slots__ = ("_left", "_poll")
-
-    def __init__(self, poll: Callable[[float, int], list[tuple[int, int]]]) -> None:
-        self._poll = poll
-        self._left = 0  # how often it may yet be looked in vain
-
-    def next(self, timeout: float, most: int) -> list[tuple[int, int]]:
-        """What is ready, as soon as something is, or nothing after so many seconds (-1: never)."""
-        poll = self._poll
-        if self._left:
-            end = monotonic() + AWAKE
-            while monotonic() < end:
-                ready = poll(0, most)
-                if ready:
-                    self._left = IN_VAIN
-                    return ready
-                _let_others()  # who may have to run here before anything can come
-            self._left -= 1
-        began = monotonic()
-        ready = poll(timeout, most)
-        if ready and monotonic() - began < AWAKE:
-            self._left = IN_VAIN
-        return ready
-
-
 def quicken(reactor: Any) -> bool:
     """Let a reactor on epoll handle what is ready without such contexts; tells whether it can be done.
 
@@ -110,7 +71,7 @@ def quicken(reactor: Any) -> bool:
     poll, selectables, handle = reactor._poller.poll, reactor._selectables, reactor._doReadOrWrite
 
     ending: list[Callable[[], None]] = []
-    watch = _Watch(poll).next
+    watch = EpollWatch(poll).next
 
     def turn(timeout: float | None) -> None:
         timeout = 0 if ending else -1 if timeout is None else timeout

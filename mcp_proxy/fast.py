@@ -30,6 +30,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from .awake import LoopWatch
+
 log = Logger()
 
 #: So many bytes may wait for the network before a producer is paused; it goes on when none do. As in Twisted.
@@ -52,6 +54,7 @@ class FastReactor(AsyncioSelectorReactor):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.carriers: set[Carrier] = set()
+        self.came = LoopWatch(loop.call_soon).came
         super().__init__(loop)
 
     def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> Port:
@@ -241,6 +244,7 @@ class Carrier(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """The other side has sent this."""
+        self.reactor.came()
         try:
             self.protocol.dataReceived(data)
         except Exception:

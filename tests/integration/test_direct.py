@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.protocol import ClientFactory, Factory, Protocol
 from twisted.trial.unittest import TestCase
 
-from mcp_proxy import direct
+from mcp_proxy import awake, direct
 from mcp_proxy.turn import Turn
 from tests.support.waiting import until
 
@@ -191,8 +191,8 @@ class EPollReactor:
 
 class Quick(TestCase):
     def setUp(self) -> None:
-        """Nobody stays awake; that is :class:`Awake`'s."""
-        self.patch(direct, "AWAKE", 0.0)
+        """Nobody stays awake; that has tests of its own."""
+        self.patch(awake, "AWAKE", 0.0)
 
     def test_names(self) -> None:
         """This Twisted has the private names of the reactor on epoll; else the fast way is off, and that is known."""
@@ -259,56 +259,3 @@ class Quick(TestCase):
         connector.disconnect()
         await until(reactor, lambda: made[0].lost and taker.lost, "", 10.0)
         await port.stopListening()
-
-
-class Awake(TestCase):
-    """When it is looked for the next event, and when it is slept until it comes."""
-
-    def setUp(self) -> None:
-        """Time goes on by a third of what is stayed awake for, with each look at the clock."""
-        self.now = 0.0
-        self.patch(direct, "monotonic", self.look)
-        self.asked: list[float] = []
-        self.ready: list[tuple[int, int]] = []
-        self.delay = 0.0  # until something is ready, for whoever sleeps
-        self.watch = direct._Watch(self.poll)
-
-    def look(self) -> float:
-        """What time is it?"""
-        self.now += direct.AWAKE / 3
-        return self.now
-
-    def poll(self, timeout: float, most: int) -> list[tuple[int, int]]:
-        """What is ready; who sleeps gets something in the end."""
-        self.asked.append(timeout)
-        if timeout:
-            self.now += self.delay
-            return [(3, 1)]
-        return self.ready
-
-    def next(self) -> list[float]:
-        """How it was asked until something was ready."""
-        self.asked.clear()
-        self.assertEqual(self.watch.next(7.0, 1), [(3, 1)])
-        return self.asked.copy()
-
-    def test_quick(self) -> None:
-        """After one that came at once it is looked for the next, and not slept if that comes."""
-        self.assertEqual(self.next(), [7.0])
-        self.ready = [(3, 1)]
-        for _ in range(3 * direct.IN_VAIN):
-            self.assertEqual(self.next(), [0])
-
-    def test_slow(self) -> None:
-        """Whoever takes longer is slept for; what was hoped for in vain is not hoped for again and again."""
-        self.next()
-        self.delay = 1.0
-        for _ in range(direct.IN_VAIN):
-            asked = self.next()
-            self.assertEqual((asked[0], asked[-1]), (0, 7.0))
-            self.assertLess(len(asked), 5)
-        for _ in range(3):
-            self.assertEqual(self.next(), [7.0])
-        self.delay = 0.0
-        self.next()
-        self.assertEqual(self.next()[0], 0)

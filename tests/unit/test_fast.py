@@ -167,6 +167,22 @@ class OnUvloop(SynchronousTestCase):
 
         self.run_now(scenario())
 
+    def test_awake(self) -> None:
+        """What decides whether to stay awake is told of what has come before it is handled."""
+
+        async def scenario() -> None:
+            ours, other = await self.pair()
+            told: list[bytes] = []
+            self.reactor.came = lambda: told.append(bytes(ours.got))
+            for number in range(1, 4):
+                other.sendall(b"x")
+                await self.until(lambda number=number: len(ours.got) == number)
+            self.assertEqual(told, [b"", b"x", b"xx"])
+            other.close()
+            await self.end(ours)
+
+        self.run_now(scenario())
+
     def test_flush(self) -> None:
         """Who hangs up has everything sent before; the producer is paused while the other side does not read."""
 
