@@ -24,9 +24,10 @@ set_level   level                null
 ping                             null
 cancel      tool                 null; the calls of this tool are cancelled
 seen                             every request and notification that has come from the server, oldest first
-version                          the revision; for the transport "modern" of 2.x, as the next two
+version                          the revision; for the transport "modern" of 2.x, as the next three
 listen       uris                null, when the server has agreed to tell of changes of these resources
 events                           the changes that it has told of, as text
+reported                         the numbers that calls of the client were told, oldest first
 hold                             null; from now on, requests of the server are not answered
 release                          null; they are answered again, and those that came meanwhile as well
 ==========  ===================  ===========================================================================
@@ -83,6 +84,7 @@ class Client:
         self._may_answer.set()
         self._calls: dict[str, list[tuple[int, asyncio.Task[Any]]]] = {}
         self._events: list[str] = []
+        self._reported: list[float] = []
         self._listening: asyncio.Task[None] | None = None
         self._life: asyncio.Task[None] | None = None
 
@@ -187,6 +189,7 @@ class Client:
 
         async def on_progress(progress: float, total: float | None, message: str | None) -> None:
             numbers.append(progress)
+            self._reported.append(progress)
 
         task = asyncio.current_task()
         assert task is not None
@@ -235,6 +238,9 @@ class Client:
 
     async def do_seen(self) -> Any:
         return self._seen
+
+    async def do_reported(self) -> Any:
+        return self._reported
 
     async def do_hold(self) -> None:
         self._may_answer.clear()
