@@ -211,6 +211,13 @@ class Backend:
         )
         self._schedule("attempt", self._jitter(self._delay), self._attempt)
         self._schedule("watch", min(FIRST_WATCH, self._delay), self._watch)
+        self._schedule("live", STRIKES * min(DOUBT_PACE, self._delay), self._outlived)
+
+    def _outlived(self) -> None:
+        """Links still live though nobody listens: those of a backend that stops, and waits for them with its port."""
+        if self._live:
+            self._let_go()
+            self._schedule("live", min(DOUBT_PACE, self._delay), self._outlived)
 
     def _came_back(self) -> None:
         outage, attempts = self.outage, self.attempts
@@ -223,6 +230,7 @@ class Backend:
         self._timers.cancel("attempt", "watch")
         self._stop_trying()
         if was_away:
+            self._timers.cancel("live")
             self._meter.outage_over(outage)
             log.info(
                 "reconnected after {seconds:.1f} s",
@@ -234,6 +242,7 @@ class Backend:
         if was_away:
             for seeker in list(self._live):  # a link without a stream has not noticed that it was doubted for a reason
                 seeker.backend_not_ending()
+            self._stand_watch()
 
     def _attempt(self) -> None:
         """One counted attempt; the next is due whatever comes of it."""

@@ -410,6 +410,31 @@ class Ending(BackendCase):
         self.advance(0.6)
         self.assertEqual(seeker.told[-1], "ending")
 
+    def test_refused_while_it_stops(self) -> None:
+        """A backend can stop listening and wait for its streams: who else is refused meanwhile must not hide that."""
+        seeker = self.live()
+        self.down()
+        self.advance(DOUBT_PACE)
+        self.assertEqual(seeker.told, [])
+        self.advance(DOUBT_PACE * STRIKES)
+        self.assertEqual(seeker.told[:2], ["doubted", "ending"])
+
+    def test_refused_once(self) -> None:
+        """Being refused for a moment ends nobody's link; it is watched again, though all that is left is links."""
+        seeker, other = self.live(), self.down()
+        first = self.watch
+        self.backend.withdraw(other)
+        self.is_open = True
+        self.advance(0.1)
+        self.assertEqual(seeker.told, ["not ending"])
+        self.assertIsNot(self.watch, first)
+        self.advance(60)
+        self.assertEqual(seeker.told, ["not ending"])
+        self.answers = False
+        self.close_watch()
+        self.advance(DOUBT_PACE * STRIKES)
+        self.assertEqual(seeker.told[-1], "ending")
+
     def test_back_unnoticed(self) -> None:
         """A link without a stream does not notice an outage that others do; when they are back, it goes on as well."""
         seeker, other = self.live(), self.live()
@@ -418,7 +443,7 @@ class Ending(BackendCase):
         self.backend.lost(Loss("gone", reachable=False))
         self.backend.seek(other)
         self.backend.failed(other, Loss("gone", reachable=False))
-        self.advance(5)
+        self.advance(DOUBT_PACE)
         self.assertEqual(seeker.told[-1], "doubted")
         self.answers = self.is_open = True
         self.advance(3)
