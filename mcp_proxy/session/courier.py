@@ -6,6 +6,8 @@ truth. When there is a link, and when there is none, is the session's business.
 
 from __future__ import annotations
 
+import math
+
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -43,7 +45,18 @@ OWN_PREFIX = b'"mcp-proxy/'
 class Courier:
     """See the module. Callers: the session, which passes on what its client and its link say."""
 
-    __slots__ = ("_clock", "_count", "_exchanges", "_meter", "_policy", "_questions", "_route", "_timers", "deliveries")
+    __slots__ = (
+        "_again",
+        "_clock",
+        "_count",
+        "_exchanges",
+        "_meter",
+        "_policy",
+        "_questions",
+        "_route",
+        "_timers",
+        "deliveries",
+    )
 
     def __init__(self, route: IRoute, clock: IReactorTime, policy: Policy, meter: Meter = NO_METER) -> None:
         self._route = route
@@ -55,11 +68,14 @@ class Courier:
         self._questions = Questions()
         self.deliveries = Deliveries(self, self._exchanges, route, clock, policy, meter)
         self._count = 0
+        self._again: dict[Outgoing, float] | None = (
+            None  # answers that were not taken, and until when they are repeated
+        )
 
     @property
     def in_flight(self) -> int:
-        """How many requests wait for the backend's answer."""
-        return len(self._exchanges.in_flight)
+        """How many requests wait for the backend's answer; whoever has cancelled does not."""
+        return sum(not exchange.cancelled for exchange in self._exchanges.in_flight.values())
 
     @property
     def is_awaited(self) -> bool:
@@ -118,6 +134,29 @@ class Courier:
         else:
             log.debug("answer to a request of an earlier backend dropped", session=self._route.label)
 
+    def answer_refused(self, outgoing: Outgoing, reason: str) -> None:
+        """The backend was not reached with an answer that something of its waits for: again, for it can come twice.
+
+        In vain it waits for ever, and so does the client for what depends on it; then the link is of no use.
+        """
+        now = self._clock.seconds()
+        self._again = self._again or {}
+        until = self._again.setdefault(outgoing, now + self._policy.hold_timeout)
+        if self._route.phase is Phase.DRAINING or now >= until:
+            self._route.lost(reason, is_away=True)
+        else:
+            self._timers.keep("again", self._policy.jitter(self._policy.reconnect_delay) / 4, self._answer_again)
+
+    def answer_taken(self, outgoing: Outgoing) -> None:
+        """The backend has it."""
+        if self._again is not None:
+            self._again.pop(outgoing, None)
+
+    def _answer_again(self) -> None:
+        for outgoing in list(self._again or ()):
+            if self._route.link is not None:
+                self._route.link.send(outgoing)
+
     def take_cancellation(self, message: Message, headers: Headers) -> None:
         """The client does not want an answer any more."""
         identity = jsonrpc.cancelled_id(message)
@@ -150,6 +189,8 @@ class Courier:
             except TooManyInFlight as error:
                 self.fail(exchange, error)
                 return
+            if exchange.progress is not None:
+                exchange.floor = _number(exchange.progress)
         raw = message.raw
         if exchange.is_request and exchange.backend_id != message.id:
             raw = jsonrpc.with_id(raw, exchange.backend_id)
@@ -179,6 +220,8 @@ class Courier:
     def settle(self) -> None:
         """The link is gone: every message that was on it gets its fate."""
         self.deliveries.forget_probes()
+        self._again = None
+        self._timers.cancel("again")
         for cancellation, about in self._questions.lost():
             self._route.outlet.emit(cancellation, about)
         now = self._clock.seconds()
@@ -285,7 +328,9 @@ class Courier:
         """The backend tells something; where it cancels a request of its own, that has another id here."""
         if message.method != revisions.CANCELLED:
             if about is not None and message.method == revisions.PROGRESS:
-                about.has_progress = True
+                if about.floor is not None and _number(message) <= about.floor:
+                    return  # it has begun anew
+                about.progress, about.floor = message, None
             self._meter.relayed()
             self._route.outlet.emit(message.raw, about)
             return
@@ -379,3 +424,9 @@ class Courier:
         if self._route.phase is Phase.LIVE:
             self.release()
         self._arm()
+
+
+def _number(progress: Message) -> float:
+    """How far a report of progress says that something is; one that does not say it is further than any."""
+    number = progress.params().get("progress")
+    return number if isinstance(number, (int, float)) else math.inf

@@ -33,6 +33,12 @@ class ICourier(Protocol):
     def fail(self, exchange: Exchange, error: ProxyError) -> None:
         """Answer a request with an error."""
 
+    def answer_refused(self, outgoing: Outgoing, reason: str) -> None:
+        """An answer of the client's did not reach the backend."""
+
+    def answer_taken(self, outgoing: Outgoing) -> None:
+        """It did."""
+
 
 class Deliveries:
     """See the module."""
@@ -77,6 +83,8 @@ class Deliveries:
             exchange.deadline = 0.0  # whatever becomes of it now, its time begins anew
             if not self.is_repeatable(exchange):
                 exchange.forget_text()
+        elif not outgoing.method:
+            self._courier.answer_taken(outgoing)
         if not self._probing:
             return
         probed, refusal = self._probing.pop(outgoing.own_id, (None, None))
@@ -97,8 +105,7 @@ class Deliveries:
                 self._rejected(exchange)
             self._route.lost(f"the backend does not know the session any more ({refusal.reason})")
         elif exchange is None or not exchange.is_request:
-            if self._route.phase is Phase.HANDSHAKING and exchange is None:
-                self._route.lost(refusal.reason, refusal.challenge, is_away=refusal.status >= 502)
+            self._unheard(outgoing, refusal)
         elif refusal.status == 0 or refusal.status >= 502:
             self._undelivered(exchange, refusal)
         elif refusal.status == 400 and self._route.memory.initialize and not (exchange.rejected or refusal.is_genuine):
@@ -108,6 +115,19 @@ class Deliveries:
             if refusal.status < 500:
                 exchange.delivery = Delivery.NOT_SENT
             self._refuse(exchange, refusal)
+
+    def _unheard(self, outgoing: Outgoing, refusal: Refusal) -> None:
+        """Something that has no answer was not taken."""
+        exchange = outgoing.exchange
+        if self._route.phase is Phase.HANDSHAKING and exchange is None:
+            self._route.lost(refusal.reason, refusal.challenge, is_away=refusal.status >= 502)
+        elif 0 < refusal.status < 502:
+            return
+        elif not outgoing.method:
+            self._courier.answer_refused(outgoing, refusal.reason)
+        elif exchange is not None and not exchange.is_on_link and outgoing.method != revisions.PROGRESS:
+            self._courier.hold(exchange)
+            self._route.lost(refusal.reason, is_away=True)
 
     def _refuse(self, exchange: Exchange, refusal: Refusal) -> None:
         """Tell the client what the backend said, as it said it where there is a way."""

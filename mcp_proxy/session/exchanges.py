@@ -43,8 +43,9 @@ class Exchange(msgspec.Struct, eq=False):
     held. ``is_on_link`` tells whether its last try got as far as the network, whatever became of those before.
     ``is_request``: somebody waits for an answer. ``token`` is what the client wants to hear of progress under.
     ``cancelled``: the client does not wait for an answer.
-    ``has_progress``: the backend has reported some. ``is_lasting``: its answer is a stream that is meant to last, so
-    there is no hurry. ``reply`` is where the answer goes, if it has a place of its own. ``sent_at`` is when it was
+    ``progress`` is what the backend has last reported of it; when it is sent again, ``floor`` is the number in that,
+    for what the client sees must grow. ``is_lasting``: its answer is a stream that is meant to last, so there is no
+    hurry. ``reply`` is where the answer goes, if it has a place of its own. ``sent_at`` is when it was
     first handed to the network; ``held_since`` when it was held, if it ever was. ``span`` is its tracer's.
     """
 
@@ -62,7 +63,8 @@ class Exchange(msgspec.Struct, eq=False):
     rejected: bool = False
     cancelled: bool = False
     is_lasting: bool = False
-    has_progress: bool = False
+    progress: Message | None = None
+    floor: float | None = None
     reply: object = None
     sent_at: float = 0.0
     held_since: float | None = None

@@ -182,6 +182,7 @@ TABLE: dict[tuple[Phase, str], tuple] = {  # type: ignore[type-arg]
     (_P.DOUBTED, "client_gone"): (_P.DORMANT, "withdraw", "end_link", "settle"),
     (_P.DOUBTED, "close"): (_P.CLOSED, "withdraw", "end_link", "settle", "dispose"),
     #
+    (_P.DRAINING, "ending"): (_P.DRAINING, "drain_if_idle"),
     (_P.DRAINING, "not_ending"): (_P.LIVE, "release"),
     (_P.DRAINING, "known"): (_P.HANDSHAKING, "restore"),
     (_P.DRAINING, "drained"): (_P.DOWN, "close_link", "settle", "seek"),

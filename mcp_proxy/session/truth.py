@@ -127,8 +127,8 @@ def error_answer(exchange: Exchange, error: ProxyError, outage: float, retry_aft
 
 def still_held(exchange: Exchange) -> bytes | None:
     """A sign of life for a held request that gave a progress token; None where it gave none."""
-    if exchange.token is None or exchange.has_progress:  # ours must stay below what the backend says, or be none
-        return None
+    if exchange.token is None or exchange.progress is not None:
+        return None  # ours must stay below what the backend says, or be none
     exchange.beats += 1
     progress = {
         "progressToken": exchange.token,

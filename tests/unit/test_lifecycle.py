@@ -70,6 +70,7 @@ EXPECTED: dict[str, dict[str, str]] = {
         "close": _END,
     },
     "draining": {
+        "ending": "draining drain_if_idle",
         "not_ending": "live release",
         "known": "handshaking restore",
         "drained": _RECONNECT,

@@ -456,6 +456,102 @@ class BackendRequests(SessionCase):
         client.link.say(id=3, method="ping")
         self.assertEqual(client.link.take(), {"jsonrpc": "2.0", "id": 3, "result": {}})
 
+    def asked(self) -> tuple[Client, Any]:
+        """A client whose call has the backend ask it something; and the question."""
+        client = self.world.live()
+        client.send(id=1, method="tools/call", params={"name": "t"})
+        client.link.take()
+        client.link.say(id=0, method="elicitation/create", params={})
+        return client, client.told("elicitation/create")[0]["id"]
+
+    def test_answer_not_taken(self) -> None:
+        """An answer that does not reach the backend is sent again, as long as its link lives; it can come twice."""
+        for outcome in ("refused", "lost", "503"):
+            client, question = self.asked()
+            client.send(id=question, result={"action": "accept"})
+            for _ in range(3):
+                client.link.take(outcome)
+                self.assertEqual(client.link.queue, [])
+                self.world.clock.advance(self.world.policy.reconnect_delay)
+            self.assertEqual(client.link.take(), {"jsonrpc": "2.0", "id": 0, "result": {"action": "accept"}})
+            self.world.clock.advance(60)
+            self.assertEqual(client.link.queue, [])
+            client.link.say(id=1, result={})
+            self.assertEqual(client.answers(1)[0]["result"], {})
+
+    def test_answer_never_taken(self) -> None:
+        """In vain for too long: whoever waits for what depends on it is told, and the link is given up."""
+        client, question = self.asked()
+        link = client.link
+        client.send(id=question, result={"action": "accept"})
+        while not link.is_closed and self.world.clock.seconds() < 1000:
+            link.take("refused")
+            self.world.clock.advance(self.world.policy.reconnect_delay)
+        self.assertLess(self.world.clock.seconds(), self.world.policy.hold_timeout + 10)
+        self.assertEqual(self.code(client, 1), UNKNOWN)
+        self.assertEqual(self.world.restore(client).queue, [])
+
+    def test_answer_while_it_stops(self) -> None:
+        """A backend that has stopped listening and waits for its calls is not kept by one that waits for an answer."""
+        client, question = self.asked()
+        client.session.uplink.backend_doubted()
+        client.session.uplink.backend_ending()
+        self.assertFalse(client.link.is_closed)
+        client.send(id=question, result={"action": "accept"})
+        client.link.take("refused")
+        self.assertTrue(client.link.is_closed)
+        self.assertEqual(self.code(client, 1), UNKNOWN)
+
+    def test_answer_meant_for_another(self) -> None:
+        """An answer that is to be sent again is not for the next backend."""
+        client, question = self.asked()
+        client.send(id=question, result={"action": "accept"})
+        client.link.take("refused")
+        client.link.lose()
+        link = self.world.restore(client)
+        self.world.clock.advance(60)
+        self.assertEqual(link.queue, [])
+
+    def test_notification_not_taken(self) -> None:
+        """A notification that was not handed to anybody is for the next backend; progress is not."""
+        client = self.world.live()
+        client.send(method="notifications/progress", params={"progressToken": 1, "progress": 1})
+        client.link.take("refused")
+        self.assertFalse(client.link.is_closed)
+        client.send(method="notifications/roots/list_changed")
+        client.link.take("refused")
+        self.assertTrue(client.link.is_closed)
+        link = self.world.restore(client)
+        self.assertEqual([json.loads(each.raw)["method"] for each in link.queue], ["notifications/roots/list_changed"])
+
+    def test_cancelled_keeps_no_backend(self) -> None:
+        """Nobody waits for a call that was cancelled, so it does not keep a backend that wants to stop."""
+        client = self.world.live()
+        client.send(id=1, method="tools/call", params={"name": "t"})
+        client.link.take()
+        client.session.uplink.backend_doubted()
+        client.session.uplink.backend_ending()
+        client.send(method="notifications/cancelled", params={"requestId": 1})
+        self.assertFalse(client.link.is_closed)
+        self.assertEqual(client.session.in_flight, 0)
+        client.session.uplink.backend_ending()
+        self.assertTrue(client.link.is_closed)
+
+    def test_progress_grows(self) -> None:
+        """When a read is repeated its progress begins anew; the client sees it from where it was."""
+        client = self.world.live()
+        client.send(id=1, method="resources/read", params={"uri": "x:y", "_meta": {"progressToken": "p"}})
+        client.link.take()
+        for link in (client.link, None):
+            if link is None:
+                link = self.world.restore(client)
+                link.take()
+            for number in range(1, 4 + 2 * len(self.world.backend.links)):
+                link.say(method="notifications/progress", params={"progressToken": "p", "progress": number})
+            link.lose()
+        seen = [each["params"]["progress"] for each in client.told("notifications/progress")]
+        self.assertEqual(seen, list(range(1, 8)))
+
 
 class AfterRestart(SessionCase):
     def listed(self, *tools: str) -> Client:
