@@ -125,7 +125,7 @@ class Group:
 
     def _place(self, waiting: Waiting, call: Call, shared: Pooled) -> None:
         """There has been a handshake, so it is known whether calls can be told apart."""
-        if shared.correlates or not call.needs_certainty:
+        if shared.certainty.correlates or not call.needs_certainty:
             self._hand(shared, call, waiting.reply)
             return
         try:

@@ -18,6 +18,7 @@ from mcp_proxy.session import truth
 from mcp_proxy.session.bridge import to_legacy
 from mcp_proxy.session.bridge.calls import Call, lowest
 from mcp_proxy.session.bridge.to_legacy import Client, Unaskable
+from mcp_proxy.session.certainty import Certainty
 from mcp_proxy.session.exchanges import Exchange
 from mcp_proxy.session.interfaces import HTTPAnswer, IClientStream
 from mcp_proxy.session.modern import ModernReply
@@ -103,8 +104,7 @@ class Pooled:
         self.initialized: dict[str, Any] | None = None
         self.is_over = False
         self.last_used = clock.seconds()
-        self.correlates = True  # until it is known to be otherwise
-        self._generation = 0
+        self._certainty = Certainty()
         self.calls: dict[bytes, Call] = {}  # those in flight, or held by the session
         self._host = host
         self._client = client
@@ -121,6 +121,12 @@ class Pooled:
         self._count = 0
 
     # -- what the group asks for -------------------------------------------------------------------------------
+
+    @property
+    def certainty(self) -> Certainty:
+        """Whether it can be told which call the backend speaks of."""
+        self._certainty.look(None if self._session is None else self._session.link)
+        return self._certainty
 
     def begin(self, session: Session) -> None:
         """Make the handshake."""
@@ -240,6 +246,7 @@ class Pooled:
         if call in self._levelling:
             self._levelling.remove(call)
         elif self.calls.pop(call.identity, None) is not None:
+            self.certainty.has_left = True
             about = {"requestId": jsonrpc.value_of(call.identity), "reason": "the client has left"}
             self._send(jsonrpc.parse(jsonrpc.notification(revisions.CANCELLED, about)))
             if self.is_lease:
@@ -275,8 +282,6 @@ class Pooled:
             session.receive(message, session.headers if headers is None else headers, reply)
         except UnknownSession:
             return False
-        if session.link is not None and session.generation != self._generation:
-            self._generation, self.correlates = session.generation, session.link.correlates
         return True
 
     # -- the handshake -----------------------------------------------------------------------------------------
@@ -334,7 +339,10 @@ class Pooled:
     def emit(self, raw: bytes, about: Exchange | None = None) -> None:
         """A message of the backend's that is no answer."""
         message = jsonrpc.parse(raw)
-        call = about.reply if about is not None and isinstance(about.reply, Call) else self._only(message)
+        if about is not None and isinstance(about.reply, Call):
+            call: Call | None = about.reply
+        else:
+            call = self.certainty.meant(message, self.calls, self.is_lease)
         if message.kind is Kind.REQUEST:
             self._asked(message, call)
         elif message.method in _CHANGES:
@@ -346,16 +354,6 @@ class Pooled:
             told = None if call is None else call.told(message)
             if call is not None and call.reply is not None and told is not None:
                 call.reply.tell(told)
-
-    def _only(self, message: Message) -> Call | None:
-        """Which call a message belongs to that does not say so: the one with its token, or the only one."""
-        if message.method == revisions.PROGRESS:
-            token = message.params().get("progressToken")
-            return self.calls.get(msgspec.json.encode(token)) if isinstance(token, str) else None
-        is_question = message.kind is Kind.REQUEST
-        self.correlates = self.correlates and not (is_question or message.method == to_legacy.LOG)
-        may_be = list(self.calls.values()) if is_question or self.is_lease else []
-        return may_be[0] if len(may_be) == 1 else None
 
     def _asked(self, message: Message, call: Call | None) -> None:
         try:

@@ -506,6 +506,24 @@ class Questions(BridgeCase):
         self.ask(retry(able(), 2, state, **{next(iter(requests)): {"action": "decline"}}))
         self.assertEqual(self.answers_to(7), [messages.result(7, {"action": "decline"})])
 
+    def test_of_one_that_was_left(self) -> None:
+        """A question that may be about a call that was left is not asked to whoever else calls at the moment."""
+        client, _ = self.call(able(identity=1))
+        client.hang_up()
+        other, at = self.call(able(identity=2))
+        self.link.tell(messages.request("elicitation/create", 7, {"message": "Whose?"}))
+        self.house.clock.advance(groups.ASK_WAIT)
+        self.assertEqual(self.answers_to(7)[0]["error"]["code"], -32601)
+        self.assertFalse(other.started)
+        self.link.tell(messages.result(at["id"], {"content": []}), at["id"])
+        self.assertEqual(other.answer.json()["id"], 2)
+
+    def test_of_the_only_one(self) -> None:
+        """Where nobody else can be meant it is asked, also if it does not say what it is about."""
+        client, _ = self.call(able(identity=1))
+        self.link.tell(messages.request("elicitation/create", 7, {"message": "Whose?"}))
+        self.asked(client)
+
     def test_on_stream(self) -> None:
         """Where the reply is a stream already, the question ends it."""
         client, at = self.call(able(progressToken="p"))
@@ -917,6 +935,21 @@ class Leases(BridgeCase):
         self.assertEqual(link.sent[-1], messages.result(7, {"action": "accept"}))
         link.tell(messages.result(at_two["id"], {}))
         self.assertEqual(again.answer.json()["id"], 5)
+
+    def test_found_out_late(self) -> None:
+        """The first calls as well, though the link finds out only with the handshake what the backend speaks."""
+        answer, self.backend.answers["initialize"] = self.backend.answers["initialize"], silent
+        self.backend.correlates = True
+        self.ask(able(identity=1))
+        self.backend.correlates = False
+        self.backend.answers["initialize"] = answer
+        link, settled = self.link, self.backend.make_link(self.link.owner, self.link.headers)
+        link.owner.link_settled(link, settled)  # type: ignore[attr-defined]
+        link.closed = True
+        self.backend.answers["tools/call"] = silent
+        settled.tell(messages.result(link.sent[0]["id"], messages.initialize_result()))
+        self.ask(able(identity=2))
+        self.assertEqual(len(self.sent("initialize")), 3)
 
     def test_used_again(self) -> None:
         """A session that is free again takes the next call."""
