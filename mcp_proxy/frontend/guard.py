@@ -188,7 +188,7 @@ def check_stream_head(request: ClientRequest) -> None:
 
     :raises NotAcceptable: it says that it cannot.
     """
-    accept = request.header(b"accept").lower()
+    accept = _accept(request.headers)
     if accept and not any(kind in accept for kind in (b"text/event-stream", b"text/*", b"*/*")):
         raise NotAcceptable()
 
@@ -203,8 +203,13 @@ def check_reply_head(request: ClientRequest) -> None:
 
 
 def _takes_replies(headers: Headers) -> bool:
-    accept = _first(headers, b"accept").lower()
+    accept = _accept(headers)
     return not accept or b"*/*" in accept or (b"application/json" in accept and b"text/event-stream" in accept)
+
+
+def _accept(headers: Headers) -> bytes:
+    """What the client can read; the list may be spread over lines (RFC 9110 §5.3)."""
+    return b",".join(value for name, value in headers if name == b"accept").lower()
 
 
 def _content_type(headers: Headers) -> bytes:

@@ -23,6 +23,7 @@ class Posts(CorrelatedCase):
         both = b"application/json;q=0.9, text/event-stream"
         for accept, status in ((both, 200), (b"Application/JSON,Text/Event-Stream", 200), (b"text/html", 406)):
             self.assertEqual(self.post(messages.call(1), session, (b"accept", accept)).answer.status, status, accept)
+        self.assertEqual(self.post(messages.call(1), session, JSON, STREAM).answer.status, 200)
         self.assert_json_error(self.post(messages.call(1), session, JSON).answer, 406, -32600)
         self.assert_json_error(self.post(messages.call(1), session, STREAM).answer, 406, -32600)
         self.assertEqual(len(self.sent("tools/call")), 2)
