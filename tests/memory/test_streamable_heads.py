@@ -26,7 +26,7 @@ class Posts(CorrelatedCase):
         self.assertEqual(self.post(messages.call(1), session, JSON, STREAM).answer.status, 200)
         self.assert_json_error(self.post(messages.call(1), session, JSON).answer, 406, -32600)
         self.assert_json_error(self.post(messages.call(1), session, STREAM).answer, 406, -32600)
-        self.assertEqual(len(self.sent("tools/call")), 2)
+        self.assertEqual(len(self.sent("tools/call")), 3)
 
     def test_kind_of_body(self) -> None:
         """The body is JSON and says so, with or without a charset; the backend gets nothing else."""
