@@ -24,6 +24,7 @@ from mcp_proxy.timers import Timers
 from mcp_proxy.wire import jsonrpc, modern, revisions
 from mcp_proxy.wire.errors import (
     EventTooLarge,
+    NotDelivered,
     NotJSONRPC,
     Overloaded,
     ProxyError,
@@ -191,12 +192,22 @@ class Courier:
                 return
             if exchange.progress is not None:
                 exchange.floor = _number(exchange.progress)
+            if message.method == revisions.INITIALIZE:
+                self._timers.set("initialize", self._policy.hold_timeout, self._not_initialized, exchange)
         raw = message.raw
         if exchange.is_request and exchange.backend_id != message.id:
             raw = jsonrpc.with_id(raw, exchange.backend_id)
         link.send(
             Outgoing(raw, exchange.headers, message.method, exchange, exchange.is_safe, barrier=not exchange.is_request)
         )
+
+    def _not_initialized(self, exchange: Exchange) -> None:
+        """A backend that takes connections says nothing: nobody waits for it longer than for one that is away."""
+        reason = "the backend did not answer initialize in time"
+        if not self._route.outlet.patient and self._exchanges.is_in_flight(exchange):
+            self._exchanges.drop(exchange)
+            self.fail(exchange, NotDelivered(f"{reason.capitalize()}. It is safe to repeat."))
+        self._route.lost(reason)
 
     def hold(self, exchange: Exchange) -> None:
         """Keep a message until there is a link, or until its time is up."""
@@ -221,7 +232,7 @@ class Courier:
         """The link is gone: every message that was on it gets its fate."""
         self.deliveries.forget_probes()
         self._again = None
-        self._timers.cancel("again")
+        self._timers.cancel("again", "initialize")
         for cancellation, about in self._questions.lost():
             self._route.outlet.emit(cancellation, about)
         now = self._clock.seconds()
@@ -287,8 +298,10 @@ class Courier:
             self._route.outlet.answer(exchange, raw)
         if not exchange.cancelled:
             self._meter.answered(exchange, now, self._clock.seconds(), is_error=message.is_error)
-        if exchange.message.method == revisions.INITIALIZE and not message.is_error:
-            self._route.initialized()
+        if exchange.message.method == revisions.INITIALIZE:
+            self._timers.cancel("initialize")
+            if not message.is_error:
+                self._route.initialized()
 
     def _is_to_last(self, exchange: Exchange, message: Message, now: float) -> bool:
         """Whether the backend ends what is meant to last, perhaps because it stops; not if it does so at once."""

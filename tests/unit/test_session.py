@@ -414,6 +414,49 @@ class Refusals(SessionCase):
         self.assertIs(client.session.phase, Phase.LIVE)
 
 
+class Silent(SessionCase):
+    """A backend that takes connections and messages, and says nothing: stopped, or stuck."""
+
+    def hello(self) -> Client:
+        """A client that has asked to initialize."""
+        client = self.world.client()
+        self.world.connect(client)
+        params = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "c", "version": "1"}}
+        client.send(id=0, method="initialize", params=params)
+        client.link.take()
+        return client
+
+    def test_another_try(self) -> None:
+        """A client that gives up on an error waits, and its handshake is tried on another link."""
+        client = self.hello()
+        self.world.clock.advance(self.world.policy.hold_timeout - 0.1)
+        self.assertFalse(client.link.is_closed)
+        self.world.clock.advance(0.2)
+        self.assertTrue(client.link.is_closed)
+        link = self.world.connect(client)
+        self.assertEqual(link.take()["method"], "initialize")  # type: ignore[index]
+        link.say(id=0, result=initialize_result())
+        self.assertEqual(len(client.answers(0)), 1)
+        self.world.clock.advance(100)
+        self.assertFalse(link.is_closed)
+
+    def test_refused(self) -> None:
+        """An error is an answer as well."""
+        client = self.hello()
+        client.link.say(id=0, error={"code": -32602, "message": "no"})
+        self.world.clock.advance(100)
+        self.assertFalse(client.link.is_closed)
+        self.assertEqual(self.code(client, 0), -32602)
+
+    def test_not_for_ever(self) -> None:
+        """A client that would wait for ever is told, when its request would have been held for long enough."""
+        self.patch(SSEOutlet, "patient", False)
+        client = self.hello()
+        self.world.clock.advance(self.world.policy.hold_timeout + 0.1)
+        self.assertEqual(self.code(client, 0), NOT_DELIVERED)
+        self.assertTrue(client.link.is_closed)
+
+
 class BackendRequests(SessionCase):
     def test_answer_goes_back(self) -> None:
         """A backend's request is shown under an id of ours; the answer reaches the backend under its own."""
