@@ -12,6 +12,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from mcp_proxy.session import truth
+from mcp_proxy.session.answers import Answers
 from mcp_proxy.session.deliveries import Deliveries
 from mcp_proxy.session.exchanges import Delivery, Exchange, Exchanges
 from mcp_proxy.session.interfaces import Outgoing
@@ -47,7 +48,7 @@ class Courier:
     """See the module. Callers: the session, which passes on what its client and its link say."""
 
     __slots__ = (
-        "_again",
+        "_answers",
         "_clock",
         "_count",
         "_exchanges",
@@ -69,9 +70,7 @@ class Courier:
         self._questions = Questions()
         self.deliveries = Deliveries(self, self._exchanges, route, clock, policy, meter)
         self._count = 0
-        self._again: dict[Outgoing, float] | None = (
-            None  # answers that were not taken, and until when they are repeated
-        )
+        self._answers: Answers | None = None  # most sessions are never asked anything
 
     @property
     def in_flight(self) -> int:
@@ -129,34 +128,24 @@ class Courier:
 
     def take_answer(self, message: Message, headers: Headers) -> None:
         """The client answers a request of the backend's; nobody waits for answers to an earlier backend."""
-        raw = self._questions.answered(message)
-        if raw is not None and self._route.link is not None:
-            self._route.link.send(Outgoing(raw, headers))
-        else:
+        raw, is_waited_for = self._questions.answered(message)
+        if raw is None or self._route.link is None:
             log.debug("answer to a request of an earlier backend dropped", session=self._route.label)
+        elif is_waited_for:
+            self._answers = self._answers or Answers(self._route, self._clock, self._policy)
+            self._answers.send(raw, headers)
+        else:
+            self._route.link.send(Outgoing(raw, headers))
 
     def answer_refused(self, outgoing: Outgoing, reason: str) -> None:
-        """The backend was not reached with an answer that something of its waits for: again, for it can come twice.
-
-        In vain it waits for ever, and so does the client for what depends on it; then the link is of no use.
-        """
-        now = self._clock.seconds()
-        self._again = self._again or {}
-        until = self._again.setdefault(outgoing, now + self._policy.hold_timeout)
-        if self._route.phase is Phase.DRAINING or now >= until:
-            self._route.lost(reason, is_away=True)
-        else:
-            self._timers.keep("again", self._policy.jitter(self._policy.reconnect_delay) / 4, self._answer_again)
+        """The backend was not reached with an answer."""
+        if self._answers is not None:
+            self._answers.refused(outgoing, reason, self.in_flight)
 
     def answer_taken(self, outgoing: Outgoing) -> None:
         """The backend has it."""
-        if self._again is not None:
-            self._again.pop(outgoing, None)
-
-    def _answer_again(self) -> None:
-        for outgoing in list(self._again or ()):
-            if self._route.link is not None:
-                self._route.link.send(outgoing)
+        if self._answers is not None:
+            self._answers.taken(outgoing)
 
     def take_cancellation(self, message: Message, headers: Headers) -> None:
         """The client does not want an answer any more."""
@@ -231,8 +220,9 @@ class Courier:
     def settle(self) -> None:
         """The link is gone: every message that was on it gets its fate."""
         self.deliveries.forget_probes()
-        self._again = None
-        self._timers.cancel("again", "initialize")
+        if self._answers is not None:
+            self._answers.forget()
+        self._timers.cancel("initialize")
         for cancellation, about in self._questions.lost():
             self._route.outlet.emit(cancellation, about)
         now = self._clock.seconds()
@@ -277,6 +267,8 @@ class Courier:
             if exchange.is_lasting and not exchange.cancelled:
                 self._meter.answered_here(exchange)
                 self._route.outlet.answer(exchange, modern.end_of_listen(exchange.message.id or b"null"))
+        if self._answers is not None:
+            self._answers.forget()
         self._timers.cancel_all()
 
     # -- from the backend --------------------------------------------------------------------------------------

@@ -18,10 +18,14 @@ MAX_QUESTIONS = 1000
 
 @frozen
 class Question:
-    """One of them: its id at the backend, and the client's request that it is about, if that is known."""
+    """One of them: its id at the backend, and the client's request that it is about, if that is known.
+
+    ``is_ping``: it asks for a sign of life, and nothing depends on the answer.
+    """
 
     backend_id: bytes
     about: Exchange | None
+    is_ping: bool
 
 
 class Questions:
@@ -42,13 +46,23 @@ class Questions:
             return None
         self._count += 1
         identity = b'"%d.%d"' % (generation, self._count)
-        self._open[identity] = Question(message.id or b"", about)
+        self._open[identity] = Question(message.id or b"", about, message.method == revisions.PING)
         return jsonrpc.with_id(message.raw, identity)
 
-    def answered(self, message: Message) -> bytes | None:
-        """The client answers: the answer as the backend is to see it, or None if it does not wait for one."""
+    def answered(self, message: Message) -> tuple[bytes | None, bool]:
+        """The client answers: the answer as the backend is to see it, or None if it does not wait for one.
+
+        And whether something depends on it.
+        """
         question = self._open.pop(message.id or b"", None)
-        return None if question is None else jsonrpc.with_id(message.raw, question.backend_id)
+        return (
+            (None, False)
+            if question is None
+            else (
+                jsonrpc.with_id(message.raw, question.backend_id),
+                not question.is_ping,
+            )
+        )
 
     def withdrawn(self, message: Message) -> tuple[bytes, Exchange | None] | None:
         """The backend cancels a question: the cancellation as the client is to see it, or None if it knows none.

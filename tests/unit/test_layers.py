@@ -68,7 +68,7 @@ OTHERS: dict[str, set[str]] = {
 }
 #: The parts of a session that act; the others are machines and values, which know nothing of Twisted.
 SHELLS = {
-    "session.session", "session.courier", "session.deliveries", "session.uplink",
+    "session.session", "session.courier", "session.answers", "session.deliveries", "session.uplink",
     "session.group", "session.pool", "session.pooled",
 }  # fmt: skip
 SHELL_TWISTED = {"twisted.internet.defer", "twisted.internet.interfaces", "twisted.logger"}

@@ -545,6 +545,48 @@ class BackendRequests(SessionCase):
         self.assertTrue(client.link.is_closed)
         self.assertEqual(self.code(client, 1), UNKNOWN)
 
+    def test_answers_one_by_one(self) -> None:
+        """What was not refused is not sent again with what was."""
+        client, question = self.asked()
+        client.link.say(id=5, method="elicitation/create", params={})
+        second = client.told("elicitation/create")[1]["id"]
+        for each in (question, second):
+            client.send(id=each, result={"action": "accept"})
+        client.link.take("503")
+        self.world.clock.advance(self.world.policy.reconnect_delay)
+        self.assertEqual([json.loads(each.raw)["id"] for each in client.link.queue], [5, 0])
+
+    def test_answer_beside_others(self) -> None:
+        """Calls that wait for no answer get the time to end, while it stops."""
+        client, question = self.asked()
+        client.send(id=2, method="tools/call", params={"name": "slow"})
+        client.link.take()
+        client.session.uplink.backend_doubted()
+        client.session.uplink.backend_ending()
+        client.send(id=question, result={"action": "accept"})
+        client.link.take("refused")
+        self.assertFalse(client.link.is_closed)
+        client.link.say(id=2, result={})
+        self.world.clock.advance(self.world.policy.reconnect_delay)
+        client.link.take("refused")
+        self.assertEqual((self.code(client, 1), len(client.answers(2))), (UNKNOWN, 1))
+
+    def test_answer_to_ping(self) -> None:
+        """Nothing depends on the answer to a ping: it is not repeated, and ends no link of a backend that stops."""
+        client = self.world.live()
+        client.send(id=1, method="tools/call", params={"name": "t"})
+        client.link.take()
+        client.session.uplink.backend_doubted()
+        client.session.uplink.backend_ending()
+        client.link.say(id=0, method="ping")
+        client.send(id=client.told("ping")[0]["id"], result={})
+        client.link.take("refused")
+        client.detach()
+        client.link.say(id=1000, method="ping")
+        client.link.take("refused")
+        self.world.clock.advance(3)
+        self.assertEqual((client.link.is_closed, client.link.queue), (False, []))
+
     def test_answer_meant_for_another(self) -> None:
         """An answer that is to be sent again is not for the next backend."""
         client, question = self.asked()
