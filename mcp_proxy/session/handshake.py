@@ -72,7 +72,8 @@ class Memory:
     """All that is remembered of a session for the next link.
 
     ``initialize`` is the text of the client's params; ``version`` what was negotiated; ``tools`` maps a tool's name
-    to whether its own annotations say that calling it again does no harm.
+    to whether its own annotations say that calling it again does no harm. ``subscriptions`` are the client's, each with
+    whether this backend took it: one that does not know the resource yet may be followed by one that does.
     """
 
     initialize: bytes = b""
@@ -80,7 +81,7 @@ class Memory:
     initialized: bool = False
     capabilities: tuple[str, ...] = ()
     level: bytes = b""
-    subscriptions: dict[str, None] = field(factory=dict)
+    subscriptions: dict[str, bool] = field(factory=dict)
     lists: dict[str, SeenList] = field(factory=dict)
     tools: dict[str, bool] = field(factory=dict)
 
@@ -91,6 +92,8 @@ class Memory:
     def answered(self, request: Message, response: Message) -> bytes:
         """A request was answered: remember what matters; return the answer as the client is to see it."""
         if response.is_error:
+            if request.method == revisions.UNSUBSCRIBE:
+                self._unsubscribe(request, unless_honoured=True)
             return response.raw
         if request.method == revisions.INITIALIZE:
             return self._initialized(request, response)
@@ -101,10 +104,15 @@ class Memory:
         elif request.method == revisions.SUBSCRIBE:
             uri = request.params().get("uri")
             if isinstance(uri, str) and len(self.subscriptions) < MAX_SUBSCRIPTIONS:
-                self.subscriptions[uri] = None
+                self.subscriptions[uri] = True
         elif request.method == revisions.UNSUBSCRIBE:
-            self.subscriptions.pop(str(request.params().get("uri")), None)
+            self._unsubscribe(request)
         return response.raw
+
+    def _unsubscribe(self, request: Message, *, unless_honoured: bool = False) -> None:
+        uri = str(request.params().get("uri"))
+        if not (unless_honoured and self.subscriptions.get(uri)):
+            self.subscriptions.pop(uri, None)
 
     def _initialized(self, request: Message, response: Message) -> bytes:
         shown = response.params()
@@ -156,7 +164,7 @@ class Replay:
     memory: Memory
     next_id: Callable[[], bytes]
     done: bool = False
-    dropped: list[str] = field(factory=list)
+    refused: list[str] = field(factory=list)
     changed: list[str] = field(factory=list)
     initialized: dict[str, Any] = field(factory=dict)  # what the backend says of itself, with our promises
     _awaited: dict[bytes, tuple[str, str]] = field(factory=dict)
@@ -190,9 +198,11 @@ class Replay:
                 steps = list(self._after_initialize())
         elif method in revisions.LISTS:
             steps = self._compare(method, message)
-        elif method and message.is_error:
-            self.dropped.append(f"{method} {subject}".strip())
-            self.memory.subscriptions.pop(subject, None)
+        else:
+            if subject in self.memory.subscriptions:
+                self.memory.subscriptions[subject] = not message.is_error
+            if method and message.is_error:
+                self.refused.append(f"{method} {subject}".strip())
         self.done = not self._awaited
         return steps
 

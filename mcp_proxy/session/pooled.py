@@ -420,7 +420,8 @@ class Pooled:
     def restored(self, initialized: dict[str, Any]) -> None:
         """The next backend may be another."""
         self.initialized = initialized
-        self._host.restored(self, set() if self._session is None else set(self._session.memory.subscriptions))
+        known = {} if self._session is None else self._session.memory.subscriptions
+        self._host.restored(self, {uri for uri, is_honoured in known.items() if is_honoured})
 
     def say_retry(self) -> None:
         """There are no streams."""

@@ -387,8 +387,8 @@ class Uplink:
 
     def _restored(self, replay: Replay) -> None:
         self._replay = None
-        for dropped in replay.dropped:
-            log.warn("backend refused to restore {what}", what=dropped, session=self._host.label)
+        for refused in replay.refused:
+            log.warn("backend refused to restore {what}", what=refused, session=self._host.label)
         self._host.outlet.restored(replay.initialized)
         self._meter.restored()
         log.info("session restored", session=self._host.label, generation=self.generation)

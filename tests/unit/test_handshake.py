@@ -203,15 +203,31 @@ class Teaching(SynchronousTestCase):
             self.assertIs(failure.final, is_final)
             self.assertIn("2099" if is_final else "busy", str(failure))
 
-    def test_dropped(self) -> None:
-        """A subscription that the backend refuses is given up and named; the others stay, and it ends well."""
+    def test_refused_subscription(self) -> None:
+        """A subscription that the backend refuses is named, and the next one is asked again."""
         known = memory()
         for uri in ("a:1", "a:2"):
             learn(known, "resources/subscribe", {"uri": uri}, {})
         attempt = replay(known)
         run(attempt, lambda method, params: KeyError() if params.get("uri") == "a:1" else plain(method, params))
-        self.assertEqual((attempt.dropped, list(known.subscriptions)), (["resources/subscribe a:1"], ["a:2"]))
+        self.assertEqual(
+            (attempt.refused, known.subscriptions), (["resources/subscribe a:1"], {"a:1": False, "a:2": True})
+        )
         self.assertTrue(attempt.done)
+        attempt = replay(known)
+        run(attempt, plain)
+        self.assertEqual((attempt.refused, known.subscriptions), ([], {"a:1": True, "a:2": True}))
+
+    def test_unsubscribed(self) -> None:
+        """What the client no longer wants is not asked for, even if the backend knows of no subscription to end."""
+        known = memory()
+        for uri in ("a:1", "a:2"):
+            learn(known, "resources/subscribe", {"uri": uri}, {})
+        run(replay(known), lambda method, params: KeyError() if params.get("uri") == "a:1" else plain(method, params))
+        for uri in ("a:1", "a:2"):
+            asked = parse(encoded(request("resources/unsubscribe", 7, {"uri": uri})))
+            known.answered(asked, parse(encoded(error(7, -32602, "no such subscription"))))
+        self.assertEqual(known.subscriptions, {"a:2": True})
 
     def test_refused_list(self) -> None:
         """A list that the new backend refuses has changed; two lists under one name are announced once."""

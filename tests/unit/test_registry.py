@@ -205,7 +205,7 @@ class Remembering(RegistryCase):
         memory = self.registry.recall(fresh)
         assert memory is not None
         self.assertEqual(memory, Memory(b"{}", "1", initialized=True))
-        memory.subscriptions["x:y"] = None
+        memory.subscriptions["x:y"] = True
         self.assertEqual(self.registry.recall(fresh), Memory(b"{}", "1", initialized=True))
 
     def test_bound(self) -> None:
