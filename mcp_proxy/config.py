@@ -26,6 +26,8 @@ _DECIMAL = re.compile(r"[0-9]{1,15}(\.[0-9]{1,9})?|\.[0-9]{1,9}")
 _UNPRINTABLE = re.compile(r"[\x00-\x20\x7f-\xa0]")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9._:\[\]-]+")
 _TOKEN = re.compile(r"[!-~]{16,}")
+#: How the URL of an endpoint ends, and which setting its path is.
+_ENDPOINTS = (("/mcp/sse", "backend_sse_path"), ("/sse", "backend_sse_path"), ("/mcp", "backend_mcp_path"))
 _NAME = r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?"
 _HOST = re.compile(_NAME)
 _HOST_AND_PORT = re.compile(rf"({_NAME}|\[[0-9a-f:.]+\])(:[0-9]{{1,5}})?")
@@ -66,7 +68,7 @@ def _url(text: str) -> str:
         raise ValueError("not an http URL with a host")
     if "?" in text or "#" in text or _UNPRINTABLE.search(text):
         raise ValueError("more than scheme, host, port and path")
-    return text.rstrip("/")
+    return text
 
 
 def _path(text: str) -> str:
@@ -180,7 +182,11 @@ def _variable(default: str, kind: Kind, help: str) -> Any:
 class Settings:
     """The effective configuration. Times are seconds, sizes are bytes."""
 
-    backend_url: str = _variable("http://localhost:3000", _URL, "Where the MCP server is.")
+    backend_url: str = _variable(
+        "http://localhost:3000",
+        _URL,
+        "Where the MCP server is, or the URL of its endpoint if that ends in /mcp or /sse.",
+    )
     backend_transport: Literal["auto", "sse", "streamable"] = _variable(
         "auto",
         _choice("auto", "sse", "streamable"),
@@ -323,7 +329,20 @@ def load(flags: Mapping[str, str | None], environ: Mapping[str, str], env_file: 
             values[variable.attribute] = _parse(variable, given, "the environment")
         elif given := (file.get(name) or "").strip():
             values[variable.attribute] = _parse(variable, given, str(env_file))
-    return Settings(**values)
+    return Settings(**_located(values))
+
+
+def _located(values: dict[str, Any]) -> dict[str, Any]:
+    """A BACKEND_URL that is the whole URL of an endpoint, as clients are given it, tells that path as well."""
+    if "backend_url" not in values:
+        return values
+    given: str = values["backend_url"]
+    url = given.rstrip("/")
+    for ending, path in _ENDPOINTS:
+        if path not in values and urlsplit(url).path.endswith(ending):
+            base = url.removesuffix(ending)
+            return {**values, "backend_url": base, path: given[len(base) :]}
+    return {**values, "backend_url": url}
 
 
 def read_keys(name: str) -> tuple[bytes, ...]:

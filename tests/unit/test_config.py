@@ -80,6 +80,7 @@ class Values(SynchronousTestCase):
         """A backend URL is http or https with a host; a path prefix loses its last slash."""
         self.assertEqual(self.accept("BACKEND_URL", "https://u:p@h:1/a/"), "https://u:p@h:1/a")
         self.assertEqual(self.accept("BACKEND_URL", "http://[::1]:3000/"), "http://[::1]:3000")
+        self.assertEqual(self.accept("BACKEND_URL", "http://h/mcp-servers"), "http://h/mcp-servers")
         self.refuse("BACKEND_URL", "", "localhost:3000", "ftp://h", "http://", "http:///x", "http://h?q=1")
         self.refuse("BACKEND_URL", "http://h#f", "http://h:0", "http://h:99999", "http://h:", "http://h:x")
         self.refuse("BACKEND_URL", "http://a b", "http://h/\nx", "http://[::1", "/h")
@@ -140,6 +141,35 @@ class Values(SynchronousTestCase):
         except ConfigError as error:
             self.assertTrue(str(error).startswith(name))
             self.assertEqual(len(str(error).splitlines()), 1)
+
+
+class Endpoints(SynchronousTestCase):
+    """BACKEND_URL may be the whole URL of an endpoint, as it stands in the configuration of clients."""
+
+    def test_named(self) -> None:
+        """The path of an endpoint is taken from it."""
+        for url, base, mcp_path, sse_path in (
+            ("http://h:1", "http://h:1", "/mcp", "/mcp/sse"),
+            ("http://h:1/mcp", "http://h:1", "/mcp", "/mcp/sse"),
+            ("http://h:1/a/mcp/", "http://h:1/a", "/mcp/", "/mcp/sse"),
+            ("http://h:1/sse", "http://h:1", "/mcp", "/sse"),
+            ("http://h:1/mcp/sse", "http://h:1", "/mcp", "/mcp/sse"),
+            ("http://h:1/a/", "http://h:1/a", "/mcp", "/mcp/sse"),
+            ("http://mcp", "http://mcp", "/mcp", "/mcp/sse"),
+        ):
+            settings = load({}, {"BACKEND_URL": url}, None)
+            self.assertEqual(
+                (settings.backend_url, settings.backend_mcp_path, settings.backend_sse_path),
+                (base, mcp_path, sse_path),
+                url,
+            )
+
+    def test_set_apart(self) -> None:
+        """A path that is set by itself follows whatever path BACKEND_URL has."""
+        settings = load({"BACKEND_MCP_PATH": "/v2"}, {"BACKEND_URL": "http://h/mcp"}, None)
+        self.assertEqual((settings.backend_url, settings.backend_mcp_path), ("http://h/mcp", "/v2"))
+        settings = load({}, {"BACKEND_URL": "http://h/sse", "BACKEND_SSE_PATH": "/events"}, None)
+        self.assertEqual((settings.backend_url, settings.backend_sse_path), ("http://h/sse", "/events"))
 
 
 class Secret(SynchronousTestCase):
