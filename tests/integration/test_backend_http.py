@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ from mcp_proxy.backend import connections, lean
 from mcp_proxy.backend.failures import RequestFailed
 from mcp_proxy.backend.http import BackendClient, BackendHTTP
 from mcp_proxy.backend.response import Response
-from mcp_proxy.backend.target import Target
+from mcp_proxy.backend.target import KEPT_ALIVE, Target, endpoint_to
 from tests.support.sockets import close_now
 from tests.support.waiting import until
 
@@ -82,6 +83,24 @@ class Received:
         """No more."""
         assert self.end is None, "it ended twice"
         self.end = reason
+
+
+class Endpoints(TestCase):
+    """What a connection is like, whoever speaks on it."""
+
+    async def test_kept_alive(self) -> None:
+        """The system looks whether it lives when it is silent; also where a name is to be looked up."""
+        server = Server()
+        self.addCleanup(server.port.stopListening)
+        for host in ("127.0.0.1", "localhost"):
+            endpoint = endpoint_to(reactor, host, server.port.getHost().port, 5.0)
+            protocol = await endpoint.connect(Factory.forProtocol(Protocol))
+            self.addCleanup(close_now, protocol.transport)
+            connection = protocol.transport.getHandle()
+            self.assertEqual(connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE), 1)
+            for name, value in KEPT_ALIVE:
+                if hasattr(socket, name):
+                    self.assertEqual(connection.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)), value, name)
 
 
 class Either(TestCase):
