@@ -61,10 +61,11 @@ HASTE = 0.5
 JITTER = 0.2
 
 
-def make_service(settings: Settings, reactor: Any) -> ProxyService:
+def make_service(settings: Settings, reactor: Any, max_connections: int = 0) -> ProxyService:
     """Build the whole program for these settings; nothing is opened before the service starts.
 
     :param reactor: the only place where everything that needs a reactor gets it from.
+    :param max_connections: how many clients may connect; 0 is no limit.
     :raises SystemExit: a file that a setting names cannot be used; the text says why.
     """
     rng = random.Random()
@@ -182,7 +183,8 @@ def make_service(settings: Settings, reactor: Any) -> ProxyService:
     app = App(_guard(settings), sse, streamable, status, Discovery(port.fetch), reactor, settings.stall_timeout,
               rate=rate, refusals=tally.refusals, tells_requests=settings.log_level == "debug")  # fmt: skip
     return ProxyService(settings, reactor, app=app, backend=backend, http=http, health=health, registry=registry,
-                        pool=modern.pool, fronts=[*fronts.values()], status=status)  # fmt: skip
+                        pool=modern.pool, fronts=[*fronts.values()], status=status,
+                        max_connections=max_connections)  # fmt: skip
 
 
 class IFront(metrics.IFront, Protocol):
@@ -208,6 +210,7 @@ class ProxyService(MultiService):
         pool: Pool,
         fronts: Sequence[IFront],
         status: StatusPages,
+        max_connections: int,
     ) -> None:
         super().__init__()
         self._settings = settings
@@ -219,6 +222,7 @@ class ProxyService(MultiService):
         self._registry = registry
         self._pool = pool
         self._status = status
+        self._max_connections = max_connections
         self._port: IListeningPort | None = None
         self._pause: Deferred[None] | None = None
         self._is_hurried = False
@@ -239,7 +243,9 @@ class ProxyService(MultiService):
         :raises SystemExit: the port cannot be opened; the text says why.
         """
         super().startService()
-        listener = self._app.listener(self._settings.http_stack, self._reactor, self._settings.max_body_bytes)
+        listener = self._app.listener(
+            self._settings.http_stack, self._reactor, self._settings.max_body_bytes, self._max_connections
+        )
         endpoint = self._settings.endpoint
         listening = serverFromString(self._reactor, endpoint).listen(listener)
         failures: list[Failure] = []

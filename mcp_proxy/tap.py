@@ -18,7 +18,7 @@ from twisted.python import usage
 from twisted.python.components import Componentized
 from twisted.python.logfile import LogFile
 
-from . import __version__
+from . import __version__, files
 from .config import VARIABLES, ConfigError, Settings, Variable, load
 from .logs import make_observer
 
@@ -179,7 +179,22 @@ def makeService(options: Options) -> IService:
     _log_under_twist(options.parent or {}, settings)
     shown = " ".join(f"{name}={value}" for name, value in settings.describe().items())
     log.info("mcp-proxy {version} starts with {settings}", version=__version__, settings=shown)
-    return cast(IService, _Root(make_service(settings, reactor), observer, reactor))
+    service = make_service(settings, reactor, max_connections=_allow_files(settings.max_sessions))
+    return cast(IService, _Root(service, observer, reactor))
+
+
+def _allow_files(sessions: int) -> int:
+    """Return how many of the files that may be open clients may have; each session needs some."""
+    allowed, wanted = files.allow_all(), files.wanted_for(sessions)
+    if 0 < allowed < wanted:
+        log.warn(
+            "no more than {allowed} files may be open; {sessions} sessions (MAX_SESSIONS) may need {wanted}: "
+            "raise the limit (ulimit -Hn, LimitNOFILE) or lower MAX_SESSIONS",
+            allowed=allowed,
+            sessions=sessions,
+            wanted=wanted,
+        )
+    return files.for_clients(allowed, sessions)
 
 
 def _log_file(twistd: Mapping[str, Any]) -> TextIO | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from errno import EMFILE, ENFILE
+
 from twisted.internet.defer import CancelledError
 from twisted.internet.error import (
     ConnectError,
@@ -47,6 +49,8 @@ def describe(failure: Failure) -> str:
         return "its name cannot be resolved"
     if isinstance(error, ConnectionDone):
         return "the connection was closed"
+    if getattr(error, "osError", None) in (EMFILE, ENFILE):
+        return "the proxy may open no more files (ulimit -n)"
     if isinstance(error, (ConnectError, ConnectionClosed)):
         return (type(error).__doc__ or "the connection failed").strip().rstrip(".").lower()
     if isinstance(error, ResponseFailed):

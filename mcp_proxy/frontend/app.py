@@ -29,7 +29,7 @@ from mcp_proxy.frontend.status import StatusPages
 from mcp_proxy.frontend.stream import ClientRequest
 from mcp_proxy.frontend.streamable import SESSION_HEADER, StreamableFront
 from mcp_proxy.frontend.web import LimitedRequest, TrackedChannel, WebRequest
-from mcp_proxy.wire.errors import MethodRefused, NoSuchPath, ProxyError
+from mcp_proxy.wire.errors import MethodRefused, NoSuchPath, ProxyError, TooManyConnections
 
 log = Logger()
 
@@ -189,11 +189,15 @@ class App:
 
     # -- what a port serves ------------------------------------------------------------------------------------
 
-    def listener(self, stack: str, reactor: Any, max_body_bytes: int) -> IProtocolFactory:
-        """What a port can serve: HTTP by the lean path, or all of it by Klein and twisted.web."""
+    def listener(self, stack: str, reactor: Any, max_body_bytes: int, max_connections: int = 0) -> IProtocolFactory:
+        """What a port can serve: HTTP by the lean path, or all of it by Klein and twisted.web.
+
+        :param max_connections: more clients are refused; 0 is no limit.
+        """
         requests = type("_Request", (LimitedRequest,), {"max_body_bytes": max_body_bytes})
         site = _Site(self, requestFactory=requests, reactor=reactor)
         listener = site if stack == "klein" else LeanFactory(self, site, reactor, max_body_bytes, self._stall_timeout)
+        listener.max_connections = max_connections
         self._listener = listener
         return cast(IProtocolFactory, listener)
 
@@ -219,6 +223,7 @@ class _Site(Site):
     """A site that logs no path with a session in it, and shows no traceback."""
 
     noisy = False
+    max_connections = 0
     displayTracebacks = False
     protocol = TrackedChannel  # type: ignore[assignment]
 
@@ -226,6 +231,13 @@ class _Site(Site):
         super().__init__(app.klein.resource(), **options)
         self._app = app
         self.channels: set[TrackedChannel] = set()
+
+    def joined(self, channel: TrackedChannel) -> None:
+        """A client has connected; nobody is let in where there is no room."""
+        self.channels.add(channel)
+        if 0 < self.max_connections < len(self.channels):
+            self._app.refused(TooManyConnections())
+            channel.loseConnection()
 
     def acceptableProtocols(self) -> list[bytes]:
         """What is spoken over TLS, whatever else is installed."""

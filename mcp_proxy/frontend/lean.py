@@ -31,7 +31,7 @@ from mcp_proxy.frontend.routes import IRoutes
 from mcp_proxy.frontend.stream import told
 from mcp_proxy.turn import Turn
 from mcp_proxy.wire import http1
-from mcp_proxy.wire.errors import ClientStalled, ProxyError, TooSlow
+from mcp_proxy.wire.errors import ClientStalled, ProxyError, TooManyConnections, TooSlow
 from mcp_proxy.wire.http1 import Request, RequestReader
 
 #: Seconds for a head to come, for a pause within a body, and between two requests; and for a whole body.
@@ -48,7 +48,10 @@ class LeanFactory:
     """Makes a connection for each client, and keeps time for all of them.
 
     :param site: answers what is no plain request for an MCP route.
+    :ivar max_connections: more clients are refused; 0 is no limit.
     """
+
+    max_connections = 0
 
     def __init__(
         self, routes: IRoutes, site: Any, clock: IReactorTime, max_body_bytes: int, stall_timeout: float
@@ -83,6 +86,11 @@ class LeanFactory:
         self.connections.add(connection)
         if self._sweep is None:
             self._sweep = self.clock.callLater(SWEEP_INTERVAL, self._look_through)
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether there are more connections than there may be."""
+        return 0 < self.max_connections < len(self.connections)
 
     def left(self, connection: Connection) -> None:
         """A connection is over."""
@@ -159,6 +167,8 @@ class Connection:
         transport.registerProducer(self, True)
         self._send = sender(transport)
         self.factory.joined(self)
+        if self.factory.is_crowded:
+            self._refuse(TooManyConnections())
 
     def connectionMade(self) -> None:
         """See :meth:`makeConnection`."""

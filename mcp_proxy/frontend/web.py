@@ -68,14 +68,14 @@ class LimitedRequest(Request):
 
 
 class TrackedChannel(HTTPChannel):
-    """A connection of twisted.web's that its factory knows of, in ``channels``."""
+    """A connection of twisted.web's that its factory knows of (``joined``, ``channels``)."""
 
     factory: Any
 
     def connectionMade(self) -> None:
         """The client is there."""
-        self.factory.channels.add(self)
         super().connectionMade()
+        self.factory.joined(self)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The client has gone, or we have hung up."""

@@ -187,6 +187,10 @@ class TooManyStreams(ProxyError):
     """The proxy is at MAX_STREAMS. Try again when other clients have gone."""
 
 
+class TooManyConnections(ProxyError):
+    """The proxy may open no more files for clients (ulimit -n). Try again when others have gone."""
+
+
 class TooManyRequests(ProxyError):
     """This credential asks more often than MAX_REQUEST_RATE allows; the request was not delivered. Try again later."""
 
@@ -282,6 +286,7 @@ ANSWERS: Mapping[type[ProxyError], Answer] = {
     KeyWanted: Answer(HTTPStatus.FORBIDDEN, -32600),
     OnlyLocal: Answer(HTTPStatus.FORBIDDEN, -32600),
     TooManySessions: Answer(HTTPStatus.SERVICE_UNAVAILABLE, -31004, {"Retry-After": "5"}),
+    TooManyConnections: Answer(HTTPStatus.SERVICE_UNAVAILABLE, -31004, {"Retry-After": "5"}),
     TooManyStreams: Answer(HTTPStatus.SERVICE_UNAVAILABLE, -31004, {"Retry-After": "5"}),
     TooManyRequests: Answer(HTTPStatus.TOO_MANY_REQUESTS, -31004, {"Retry-After": "1"}),
     ShuttingDown: Answer(HTTPStatus.SERVICE_UNAVAILABLE, -31001, {"Retry-After": "5"}),

@@ -139,6 +139,21 @@ class Sessions(StreamableCase):
         self.assertEqual(statuses, [404, 200, 200])
 
 
+class Connections(StreamableCase):
+    def test_refused(self) -> None:
+        """Of more clients than there is room for nobody is let in; those who are in stay."""
+        listener: Any = self.house.listener
+        listener.max_connections = 2
+        first, second = self.house.connect(), self.house.connect()
+        refused = self.house.connect()
+        self.assertIn(refused.raw[:12], (b"HTTP/1.1 503", b""))
+        self.assertTrue(refused.closed)
+        self.assertEqual(self.house.refusals, {"too_many_connections": 1})
+        first.hang_up()
+        third = self.house.connect()
+        self.assertFalse(second.closed or third.closed)
+
+
 class Streams(StreamableCase):
     def test_refused(self) -> None:
         """With as many streams as there may be, another one of either transport is refused; replies still come."""

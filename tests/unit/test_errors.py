@@ -71,6 +71,7 @@ class Errors(SynchronousTestCase):
             errors.Overloaded: (-31004, 200),
             errors.TooManySessions: (-31004, 503),
             errors.TooManyOfYours: (-31004, 503),
+            errors.TooManyConnections: (-31004, 503),
             errors.TooManyStreams: (-31004, 503),
             errors.TooManyRequests: (-31004, 429),
         }

@@ -24,6 +24,7 @@ ARROWS: dict[str, set[str]] = {
     "awake": set(),
     "direct": {"awake"},
     "turn": set(),
+    "files": set(),
     "fast": {"awake"},
     "logs": set(),
     "config": set(),
@@ -42,7 +43,7 @@ ARROWS: dict[str, set[str]] = {
     },
     "frontend": {"wire", "session", "direct", "turn", ""},
     "service": {"wire", "session", "backend", "frontend", "config", "metrics", "tracing"},
-    "tap": {"service", "config", "direct", "fast", "logs", ""},
+    "tap": {"service", "config", "direct", "fast", "files", "logs", ""},
     "demo": {"config"},
 }
 #: What each may import of others beside the standard library.
@@ -55,6 +56,7 @@ OTHERS: dict[str, set[str]] = {
     "awake": set(),
     "direct": {"twisted.internet", "twisted.logger"},
     "turn": {"twisted.internet.interfaces", "twisted.logger"},
+    "files": set(),
     "fast": {"twisted", "uvloop", "zope.interface"},
     "logs": {"twisted.logger", "zope.interface"},
     "config": {"attrs", "dotenv", "twisted.internet.endpoints"},

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from twisted.application.service import Application, MultiService
 from twisted.internet.testing import MemoryReactor, MemoryReactorClock
-from twisted.logger import ILogObserver, LogLevel, jsonFileLogObserver
+from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher, jsonFileLogObserver
 from twisted.python.logfile import LogFile
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -125,6 +125,24 @@ class Log(OptionsCase):
         for level in (LogLevel.info, LogLevel.warn):
             observer({"log_format": level.name, "log_level": level, "log_time": 0, "log_namespace": "x"})
         self.assertEqual(out.getvalue(), "1970-01-01T00:00:00.000Z warn x warn\n")
+
+
+class OpenFiles(OptionsCase):
+    def test_too_few(self) -> None:
+        """Who allows more sessions than the system allows files is told what to raise, or to lower."""
+        told: list[str] = []
+
+        def observe(event: LogEvent) -> None:
+            if event["log_level"] is LogLevel.warn:
+                told.append(formatEvent(event))
+
+        globalLogPublisher.addObserver(observe)
+        self.addCleanup(globalLogPublisher.removeObserver, observe)
+        self.patch(tap.files, "allow_all", lambda: 1000)
+        for sessions, count in (("300", 0), ("301", 1)):
+            tap.makeService(self.parse("--max-sessions", sessions))
+            self.assertEqual(len(told), count, told)
+        self.assertIn("no more than 1000 files may be open; 301 sessions (MAX_SESSIONS) may need 1003", told[0])
 
 
 class Signals(SynchronousTestCase):
