@@ -1,7 +1,7 @@
 """Has the backend gone, has it forgotten the session, or was it only that stream, only that message?
 
-Over Streamable HTTP a broken stream or a 400 alone does not tell. A ping under the same session id does, once for all
-that is in doubt at that moment.
+Over Streamable HTTP a broken stream, a 400 or a gateway's 503 alone does not tell. A ping under the same session id
+does, once for all that is in doubt at that moment.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from mcp_proxy.timers import Timers
 
 #: For how many seconds, once the session is known to be lost, POSTs without an answer may still be refused as well.
 STALE_WAIT = 1.0
+#: From this status on it is a gateway that answers.
+GATEWAY = 502
 #: What is answered to a session that is not known, or by what is no MCP endpoint (any more).
 UNKNOWN = (404, 405, 410)
 
@@ -33,11 +35,17 @@ class IDoubted(Protocol):
     def has_unheard(self) -> bool:
         """Whether there is a message of which nobody knows yet what the backend makes of it."""
 
-    def ask(self, answered: Callable[[Response | None], None]) -> None:
-        """Ping the session; without one, see whether anybody listens (None). No answer ends the link."""
+    def ask(self, answered: Callable[[Response | None], None], *, is_gateway: bool) -> None:
+        """Ping the session; without one, see whether anybody listens (None). No answer ends the link.
+
+        :param is_gateway: it is one that listens, so only a ping tells.
+        """
 
     def hold(self) -> None:
         """Send nothing any more."""
+
+    def go(self) -> None:
+        """Send again."""
 
     def only_a_stream(self, post: Post, reason: str) -> None:
         """The backend is there: what it was sending can perhaps be resumed."""
@@ -58,6 +66,7 @@ class Doubts:
     __slots__ = (
         "_broken",
         "_is_asked",
+        "_is_held",
         "_is_listening_lost",
         "_link",
         "_refused",
@@ -76,6 +85,7 @@ class Doubts:
         self._unseen: tuple[Outgoing, ...] = ()
         self._is_listening_lost = False
         self._is_asked = False
+        self._is_held = False
         self._why = ""
 
     def stream_broke(self, post: Post, reason: str) -> None:
@@ -89,8 +99,11 @@ class Doubts:
         self._ask()
 
     def message_refused(self, post: Post, refusal: Refusal) -> None:
-        """A message was refused with a status that may mean the session."""
+        """A message was refused with a status that may mean the session, or that the backend has gone."""
         self._refused += ((post, refusal),)
+        if refusal.status >= GATEWAY:
+            self._is_held = True
+            self._link.hold()  # else all that comes now meets the same
         self._ask()
 
     def session_unknown(self, post: Post, reason: str) -> None:
@@ -108,31 +121,48 @@ class Doubts:
         else:
             self._lose()
 
+    @property
+    def is_holding(self) -> bool:
+        """Whether nothing is to be sent until it is known more."""
+        return self._is_held or self.is_stale
+
     def close(self) -> None:
         """It does not matter any more."""
         self._timers.cancel_all()
 
     def _lose(self) -> None:
-        unseen = (*self._unseen, *(post.outgoing for post, _ in self._refused))
+        # what a gateway has lost, the backend before may have carried out
+        refused = (post.outgoing for post, refusal in self._refused if refusal.status < GATEWAY)
+        unseen = (*self._unseen, *refused)
         reason = f"the backend does not know the session any more ({self._why})"
         self._link.lose(Loss(reason, reachable=True, unseen=unseen))
 
     def _ask(self) -> None:
         if not self._is_asked:
             self._is_asked = True
-            self._link.ask(self._answered)
+            self._link.ask(self._answered, is_gateway=self._is_held)
 
     def _answered(self, response: Response | None) -> None:
+        if response is None and self._is_held:
+            self._is_asked = False
+            self._ask()  # that somebody listens does not tell any more
+            return
         if response is not None:
-            status, session = response.status, response.header(b"mcp-session-id")
+            status, session, own = response.status, response.header(b"mcp-session-id"), self._link.session
             response.abort()
-            if status == 400 or status in UNKNOWN or (status < 300 and session and session != self._link.session):
+            is_other = status < 300 and session and session != own
+            if status in UNKNOWN or (own and (status == 400 or is_other)):
                 self.session_lost(f"HTTP {status} to a ping")
                 return
-            if status >= 502:
-                self._link.lose(Loss(f"the backend answered {status}", reachable=False))
+            if status >= GATEWAY or (self._is_suspicious and self._is_no_answer(response)):
+                self._link.lose(Loss(f"the backend answered {status} to a ping", reachable=False))
                 return
+        if self.is_stale:
+            return  # what it said about the session has been said before
         self._is_asked = False
+        if self._is_held:
+            self._is_held = False
+            self._link.go()
         is_listening_lost, self._is_listening_lost = self._is_listening_lost, False
         refused, self._refused = self._refused, ()
         broken, self._broken = self._broken, ()
@@ -142,3 +172,14 @@ class Doubts:
             self._link.only_a_message(post, refusal)
         for post, reason in broken:
             self._link.only_a_stream(post, reason)
+
+    @property
+    def _is_suspicious(self) -> bool:
+        """Whether something has ended that does not end by itself."""
+        return bool(self._broken) or self._is_listening_lost
+
+    @staticmethod
+    def _is_no_answer(response: Response) -> bool:
+        """Whether it is what a server says that is only just starting: a fault, a page, a way to somewhere else."""
+        status = response.status
+        return status in (429, 500, 501) or 300 <= status < 400 or (status < 300 and response.kind == b"text/html")

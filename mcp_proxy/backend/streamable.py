@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from mcp_proxy.backend.doubts import UNKNOWN, Doubts
+from mcp_proxy.backend.doubts import GATEWAY, UNKNOWN, Doubts
 from mcp_proxy.backend.errands import Errands
 from mcp_proxy.backend.failures import RequestFailed, describe
 from mcp_proxy.backend.http import BackendClient
@@ -292,9 +292,9 @@ class StreamableLink:
             self._outbox.hold()
             self._forget(post)
             self._doubts.session_unknown(post, refusal.reason)
-        elif self._version and status == 400:
-            self._outbox.heard(post.outgoing)
+        elif self._version and (status == 400 or status >= GATEWAY):
             self._doubts.message_refused(post, refusal)
+            self._outbox.heard(post.outgoing)
         else:
             self.refuse(post, refusal)
 
@@ -399,9 +399,9 @@ class StreamableLink:
         headers = (*self._headers, (b"Accept", b"text/event-stream"), *self._heads.own, *since)
         self._errands.run(self._client.open("GET", self._url, headers), answered, failed)
 
-    def ask(self, answered: Callable[[Response | None], None]) -> None:
+    def ask(self, answered: Callable[[Response | None], None], *, is_gateway: bool) -> None:
         """Ping the session; without one, see whether anybody listens."""
-        if not self._version or not self.session:
+        if not self._version or not (self.session or is_gateway):
             self._errands.run(self._try_connect(), answered, self._unreachable)
             return
         headers = (*self._headers, *OF_A_MESSAGE, *self._heads.own)
@@ -424,12 +424,17 @@ class StreamableLink:
         """Send nothing any more."""
         self._outbox.hold()
 
+    def go(self) -> None:
+        """Send again, unless it is the GET stream that is waited for."""
+        if "gate" not in self._timers:
+            self._outbox.go()
+
     # -- the GET stream ----------------------------------------------------------------------------------------
 
     def listening_settled(self) -> None:
         """What waited for the GET stream, on which it might have effects, can go."""
         self._timers.cancel("gate")
-        if not self._doubts.is_stale:
+        if not self._doubts.is_holding:
             self._outbox.go()
 
     def listening_broke(self, reason: str) -> None:

@@ -312,6 +312,34 @@ class Statuses(StreamableCase):
         self.assertEqual(self.backend.posts("initialize"), 1)
         await self.assert_works(client)
 
+    async def test_gateway(self) -> None:
+        """Where a gateway answers a ping too, what comes is held until the backend does; a call that met it is lost."""
+        self.start()
+        client = await self.joined()
+        for count, status in enumerate((502, 503, 504), 1):
+            handshakes = self.backend.posts("initialize")
+            self.refuse(response(status, b"away"), "tools/call", "tools/list", "ping", "initialize", once=False)
+            await client.begin(messages.call(f"met-{status}"))
+            await client.begin(messages.request("tools/list", f"list-{status}"))
+            self.assert_unknown(await client.answer_to(f"met-{status}"), "maybe")
+            await client.begin(messages.call(f"held-{status}"))
+            await self.until(lambda seen=handshakes: self.backend.posts("initialize") >= seen + 2)
+            self.backend.on_post = self.backend.take_post
+            self.assertIn("result", await client.answer_to(f"held-{status}"))
+            self.assertIn("result", await client.answer_to(f"list-{status}"))
+            self.assertEqual(self.backend.posts("tools/call"), 2 * count)
+
+    async def test_gateway_of_another(self) -> None:
+        """A call that a gateway has lost may have been carried out, also if the backend turns out to be another."""
+        self.start()
+        client = await self.joined()
+        for status in (502, 503, 504):
+            self.backend.forget()
+            self.refuse(response(status, b"away"), "tools/call")
+            self.assert_unknown(await client.call(), "maybe")
+            self.assertIn("result", await client.ask(messages.request("tools/list", f"list-{status}")))
+        self.assertEqual((self.backend.posts("tools/call"), self.backend.posts("initialize")), (3, 4))
+
     async def test_500(self) -> None:
         """A 500 is passed on, once."""
         self.start()
