@@ -13,6 +13,7 @@ from typing import Protocol
 from attrs import define, evolve, field
 from msgspec.structs import replace
 
+from mcp_proxy.backend.response import GATEWAY
 from mcp_proxy.session.bridge import to_modern
 from mcp_proxy.session.bridge.rounds import Again, Ended, Rounds, Unanswerable
 from mcp_proxy.session.exchanges import LARGE, Exchange
@@ -90,8 +91,8 @@ class ICaller(Protocol):
     def refuse(self, outgoing: Outgoing, refusal: Refusal) -> None:
         """The backend has not taken a message of the owner's."""
 
-    def doubt(self, otherwise: Callable[[], None], outer: Outgoing | None = None) -> None:
-        """A message was refused in a way that may mean that the backend is another one."""
+    def doubt(self, otherwise: Callable[[], None], outer: Outgoing | None = None, *, is_gateway: bool = False) -> None:
+        """A message was refused in a way that may mean that the backend is another one, or has gone."""
 
 
 class Calls:
@@ -205,6 +206,8 @@ class Calls:
         """The backend has not taken a POST of this request, or nobody knows."""
         if refusal.status in NOT_UNDERSTOOD:
             self._link.doubt(lambda: self._pass_on(call, refusal), call.outer)
+        elif refusal.status >= GATEWAY:  # which may have handed it on
+            self._link.doubt(lambda: self._pass_on(call, refusal), is_gateway=True)
         else:
             self._pass_on(call, refusal)
 

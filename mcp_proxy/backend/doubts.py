@@ -12,14 +12,12 @@ from typing import Protocol
 from twisted.internet.interfaces import IReactorTime
 
 from mcp_proxy.backend.post import Post
-from mcp_proxy.backend.response import Response
+from mcp_proxy.backend.response import GATEWAY, Response
 from mcp_proxy.session.interfaces import Loss, Outgoing, Refusal
 from mcp_proxy.timers import Timers
 
 #: For how many seconds, once the session is known to be lost, POSTs without an answer may still be refused as well.
 STALE_WAIT = 1.0
-#: From this status on it is a gateway that answers.
-GATEWAY = 502
 #: What is answered to a session that is not known, or by what is no MCP endpoint (any more).
 UNKNOWN = (404, 405, 410)
 
@@ -182,4 +180,4 @@ class Doubts:
     def _is_no_answer(response: Response) -> bool:
         """Whether it is what a server says that is only just starting: a fault, a page, a way to somewhere else."""
         status = response.status
-        return status in (429, 500, 501) or 300 <= status < 400 or (status < 300 and response.kind == b"text/html")
+        return status in (500, 501) or 300 <= status < 400 or (status < 300 and response.kind == b"text/html")

@@ -16,6 +16,7 @@ from twisted.logger import Logger
 
 from mcp_proxy.backend.calls import NOT_UNDERSTOOD, Calls, Post
 from mcp_proxy.backend.outbox import MAX_QUEUED
+from mcp_proxy.backend.response import GATEWAY
 from mcp_proxy.backend.subscriber import Stream, Subscriber
 from mcp_proxy.session.bridge import to_modern
 from mcp_proxy.session.bridge.rounds import Again
@@ -270,33 +271,40 @@ class ModernLink:
             self.close()
             self.owner.link_lost(self, loss)
 
-    def doubt(self, otherwise: Callable[[], None], outer: Outgoing | None = None) -> None:
-        """Is it only this message, or another backend by now? It is asked what it speaks, once for all in doubt.
+    def doubt(self, otherwise: Callable[[], None], outer: Outgoing | None = None, *, is_gateway: bool = False) -> None:
+        """Is it only this message, or another backend, or none? It is asked what it speaks, once for all in doubt.
 
         :param otherwise: what is to be done if it is only the message.
         :param outer: the owner's message that it is for; if the backend is another one, it has not seen it.
+        :param is_gateway: one has answered in its place, and would lose what comes now as well: that waits.
         """
         self._doubted.append((otherwise, outer))
+        if is_gateway and self._waiting is None:
+            self._waiting = []
         if len(self._doubted) > 1:
             return
 
-        def known(*, is_modern: bool) -> None:
-            doubted, self._doubted = self._doubted, []
-            if is_modern:
-                for each, _ in doubted:
-                    each()
+        def refused(why: Refusal) -> None:
+            if why.status >= GATEWAY:
+                over(f"the backend answered {why.status} to a question of ours", reachable=False)
             else:
-                unseen = tuple(each for _, each in doubted if each is not None)
-                self.lose(Loss("the backend does not speak revision 2026-07-28 any more", True, unseen=unseen))
+                known(is_modern=why.status not in NOT_UNDERSTOOD)
+
+        def known(*, is_modern: bool) -> None:
+            if not is_modern:
+                over("the backend does not speak revision 2026-07-28 any more", reachable=True)
+                return
+            doubted, self._doubted = self._doubted, []
+            for each, _ in doubted:
+                each()
+            self.settled()
+
+        def over(reason: str, *, reachable: bool) -> None:
+            unseen = tuple(each for _, each in self._doubted if each is not None)
+            self.lose(Loss(reason, reachable, unseen=unseen))
 
         own = Outgoing(b"", self._headers if outer is None else outer.headers, revisions.DISCOVER, repeatable=True)
-        self.post(
-            revisions.DISCOVER,
-            b"",
-            lambda answer: known(is_modern=to_modern.speaks(answer)),
-            lambda why: known(is_modern=why.status not in NOT_UNDERSTOOD),
-            own,
-        )
+        self.post(revisions.DISCOVER, b"", lambda answer: known(is_modern=to_modern.speaks(answer)), refused, own)
 
     # -- as the inner link's owner -----------------------------------------------------------------------------
 

@@ -15,6 +15,8 @@ from mcp_proxy.wire.headers import Headers, first_of, once
 MAX_REFUSAL_BYTES = 64 * 1024
 REFUSAL_WAIT = 2.0
 EVENT_STREAM = b"text/event-stream"
+#: From this status on it is a gateway that answers.
+GATEWAY = 502
 _SHOWN = (b"www-authenticate", b"content-type", b"retry-after", b"cache-control")
 
 

@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from mcp_proxy.backend.doubts import GATEWAY, UNKNOWN, Doubts
+from mcp_proxy.backend.doubts import UNKNOWN, Doubts
 from mcp_proxy.backend.errands import Errands
 from mcp_proxy.backend.failures import RequestFailed, describe
 from mcp_proxy.backend.http import BackendClient
@@ -25,7 +25,7 @@ from mcp_proxy.backend.outbox import Outbox
 from mcp_proxy.backend.post import OF_A_MESSAGE, Post, PostHeaders
 from mcp_proxy.backend.remainder import Remainder
 from mcp_proxy.backend.request import BackendRequest
-from mcp_proxy.backend.response import EVENT_STREAM, Response, shown_answer
+from mcp_proxy.backend.response import EVENT_STREAM, GATEWAY, Response, shown_answer
 from mcp_proxy.session.interfaces import HTTPAnswer, ILinkOwner, Loss, Outgoing, Refusal
 from mcp_proxy.timers import Timers
 from mcp_proxy.wire import jsonrpc, revisions

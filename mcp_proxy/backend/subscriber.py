@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from mcp_proxy.backend.listener import FIRST_RETRY, MAX_RETRY
+from mcp_proxy.backend.response import GATEWAY
 from mcp_proxy.session.bridge import to_modern
 from mcp_proxy.session.interfaces import Loss, Outgoing, Refusal
 from mcp_proxy.timers import Timers
@@ -57,8 +58,8 @@ class ISubscribed(Protocol):
     def settled(self) -> None:
         """It is known whether there is a stream."""
 
-    def doubt(self, otherwise: Callable[[], None]) -> None:
-        """A stream was refused in a way that may mean that the backend is another one."""
+    def doubt(self, otherwise: Callable[[], None], *, is_gateway: bool = False) -> None:
+        """A stream was refused in a way that may mean that the backend is another one, or has gone."""
 
     def lose(self, loss: Loss) -> None:
         """The backend has gone."""
@@ -238,8 +239,9 @@ class Subscriber:
         if refusal.status == 0 and not stream.is_sent and not self._link.is_busy:
             self._link.lose(Loss(refusal.reason, reachable=False))
             return
-        if 400 <= refusal.status < 500 and self._has_missed:
-            self._link.doubt(lambda: self._failed(stream, refusal, code))
+        is_gateway = refusal.status >= GATEWAY
+        if is_gateway or (400 <= refusal.status < 500 and self._has_missed):
+            self._link.doubt(lambda: self._failed(stream, refusal, code), is_gateway=is_gateway)
         else:
             self._failed(stream, refusal, code)
 

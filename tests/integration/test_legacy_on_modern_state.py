@@ -421,6 +421,58 @@ class Restarts(LegacyCase):
             self.assertEqual(result_of(await client.answer_to(number))["echo"], {"n": number})
         self.assertEqual(len(self.calls()), 3)
 
+    def away(self, status: int) -> None:
+        """Have a gateway answer, as if nobody were behind it."""
+        self.backend.on_post = lambda connection, asked: connection.write(response(status, b"away"))
+
+    async def test_gateway(self) -> None:
+        """A call that a gateway has lost is answered with the truth, and what comes later waits for the backend."""
+        self.start()
+        client = await self.legacy()
+        for count, status in enumerate((502, 503, 504), 1):
+            self.away(status)
+            await client.begin(messages.call(f"met-{status}"))
+            await client.begin(messages.request("tools/list", f"list-{status}"))
+            self.assert_unknown(await client.answer_to(f"met-{status}"), "maybe")
+            asked = len(self.backend.asked)
+            await client.begin(messages.call(f"held-{status}"))
+            await self.until(lambda asked=asked: len(self.backend.asked) >= asked + 2)
+            self.backend.on_post = self.backend.take_post
+            self.assertIn("result", await client.answer_to(f"held-{status}"))
+            self.assertIn("result", await client.answer_to(f"list-{status}"))
+            self.assertEqual(len(self.calls()), count)
+
+    async def test_gateway_told(self) -> None:
+        """A stream of changes that a gateway ends and does not renew tells that the backend is away."""
+        self.start()
+        client = await self.legacy()
+        for count, status in enumerate((502, 503, 504), 1):
+            self.away(status)
+            asked = len(self.backend.asked)
+            self.backend.newest_listen().hang_up()
+            await self.until(lambda asked=asked: len(self.backend.asked) >= asked + 2)
+            await client.begin(messages.call(status))
+            await self.until(lambda asked=asked: len(self.backend.asked) >= asked + 4)
+            self.backend.on_post = self.backend.take_post
+            self.assertIn("result", await client.answer_to(status))
+            self.assertEqual(len(self.calls()), count)
+
+    async def test_busy(self) -> None:
+        """A 503 of a backend that is there is the message's own affair: a list is repeated, a call is not."""
+        self.start()
+        client = await self.legacy()
+        for status in (502, 503, 504):
+            for method in ("tools/list", "tools/call"):
+                busy = response(status, b"busy")
+                self.act(method, lambda stream, busy=busy: stream.send_raw(busy))
+                answer = await client.ask(messages.request(method, f"{method}-{status}", {"name": "echo"}))
+                if method == "tools/list":
+                    self.assertIn("result", answer)
+                else:
+                    self.assert_unknown(answer, "maybe")
+        self.assertEqual((len(self.calls()), len(self.backend.deliveries("tools/list"))), (3, 6))
+        await self.assert_works(client)
+
     async def test_eras(self) -> None:
         """A backend that comes back without handshake, and then with one, keeps its clients and their state."""
         self.backend.die("fin")

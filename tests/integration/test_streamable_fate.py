@@ -340,6 +340,39 @@ class Statuses(StreamableCase):
             self.assertIn("result", await client.ask(messages.request("tools/list", f"list-{status}")))
         self.assertEqual((self.backend.posts("tools/call"), self.backend.posts("initialize")), (3, 4))
 
+    async def test_gateway_without_sessions(self) -> None:
+        """A backend that knows no sessions is waited for in the same way."""
+        self.backend.is_stateless = True
+        self.start()
+        client = await self.joined()
+        self.refuse(response(502, b"away"), "tools/call", "ping", "initialize", once=False)
+        self.assert_unknown(await client.call(), "maybe")
+        asked = len(self.backend.asked)
+        await client.begin(messages.call("held"))
+        await self.until(lambda: len(self.backend.asked) >= asked + 2)
+        self.backend.on_post = self.backend.take_post
+        self.assertIn("result", await client.answer_to("held"))
+        self.assertEqual(self.backend.posts("tools/call"), 2)
+
+    async def test_starting(self) -> None:
+        """A server that says this or that while it starts is waited for, if a stream has ended before."""
+        self.start()
+        client = await self.joined()
+        page = ("Content-Type", "text/html")
+        answers = (response(500), response(302, b"", ("Location", "/")), response(200, b"<p>", page))
+        for number, answer in enumerate(answers):
+            self.refuse(answer, "tools/call", "ping", "initialize", once=False)
+            pings = self.backend.posts("ping")
+            self.backend.get_stream.hang_up()
+            await self.until(lambda pings=pings: self.backend.posts("ping") > pings)
+            asked = len(self.backend.asked)
+            await self.until(lambda asked=asked: len(self.backend.asked) > asked)
+            await client.begin(messages.call(number))
+            self.backend.on_post = self.backend.take_post
+            self.assertIn("result", await client.answer_to(number))
+            await self.until(lambda: self.backend.streams, "the stream is there again")
+        self.assertEqual(self.backend.posts("tools/call"), len(answers))
+
     async def test_500(self) -> None:
         """A 500 is passed on, once."""
         self.start()

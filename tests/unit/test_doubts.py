@@ -21,11 +21,11 @@ from mcp_proxy.wire.headers import Headers
 OWN = b"own"
 HTML: Headers = ((b"content-type", b"text/html"),)
 #: Pings that are answered by what knows the session, that are not, and by which it is seen to have gone.
-FINE = (None, 200, 202, 401, 403, 406)
+FINE = (None, 200, 202, 401, 403, 406, 429)
 FOREIGN = (400, 404, 405, 410)
 AWAY = (502, 503, 504)
 #: Those that count only where something broke that does not break by itself.
-STARTING = (302, 429, 500, 501)
+STARTING = (302, 500, 501)
 
 
 class Answer(Response):
@@ -51,11 +51,13 @@ class Answer(Response):
 
 
 class Link:
-    """Keeps what it is told."""
+    """Has doubts, and keeps what it is told."""
 
     max_event_bytes = 1024
 
     def __init__(self, session: bytes = OWN) -> None:
+        self.clock = Clock()
+        self.doubts = Doubts(self, self.clock)
         self.session = session
         self.has_unheard = False
         self.is_held = False
@@ -104,6 +106,7 @@ class Link:
         """The end of the link."""
         assert not self.losses, "lost twice"
         self.losses.append(loss)
+        self.doubts.close()
 
     def _settle(self, post: Post) -> None:
         assert not self.losses, "settled after the end"
@@ -116,9 +119,8 @@ class Races(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.clock = Clock()
         self.link = Link()
-        self.doubts = Doubts(self.link, self.clock)
+        self.clock, self.doubts = self.link.clock, self.link.doubts
         self.broken: list[Post] = []
         self.not_taken: list[Post] = []  # refused for the session's sake, or perhaps
         self.maybe_taken: list[Post] = []  # by a gateway
@@ -214,7 +216,7 @@ class Verdicts(SynchronousTestCase):
     def world(self, session: bytes = OWN) -> tuple[Link, Doubts, Post]:
         """A link, and a message of it."""
         link = Link(session)
-        return link, Doubts(link, Clock()), Post(link, Outgoing(b"", ()))  # type: ignore[arg-type]
+        return link, link.doubts, Post(link, Outgoing(b"", ()))  # type: ignore[arg-type]
 
     def verdict(self, trouble: str, status: int | None, headers: Headers = (), session: bytes = OWN) -> str:
         """Return lost (the session), away (the backend), or fine."""
@@ -240,7 +242,7 @@ class Verdicts(SynchronousTestCase):
                 self.assertEqual(self.verdict(trouble, status), "away", (trouble, status))
 
     def test_unknown(self) -> None:
-        """A ping that is refused for its session means that this is lost; without one, only what is no endpoint does."""
+        """A ping that is refused for its session means that this is lost; without one, what is no endpoint does."""
         for trouble in ("stream", "listening", "400", "503"):
             for status in FOREIGN:
                 self.assertEqual(self.verdict(trouble, status), "lost", (trouble, status))

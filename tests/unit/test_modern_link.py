@@ -216,6 +216,7 @@ class Races(RuleBasedStateMachine):
         self.world = World()
         self.calls: list[str] = []
         self.cancelled: set[str] = set()
+        self.maybe_taken: set[str] = set()  # by a gateway
         self.posts_at_end: dict[str, int] = {}
         self.answered_questions: list[str] = []
 
@@ -264,18 +265,21 @@ class Races(RuleBasedStateMachine):
     def refuse(self, number: int, status: int) -> None:
         """A refusal without an error."""
         answer = None if status == 0 else HTTPAnswer(status, (), b"no")
-        self.world.inner.refuse(self.pick(number), Refusal(status, "no", answer))
+        post = self.pick(number)
+        if status == 503:
+            self.maybe_taken.add(of_call(json.loads(post.raw)))
+        self.world.inner.refuse(post, Refusal(status, "no", answer))
 
     @precondition(lambda self: self.world.inner.posts("tools/list") or self.world.inner.posts("server/discover"))
-    @rule(well=st.booleans())
-    def own_answer(self, well: bool) -> None:
+    @rule(outcome=st.sampled_from(("well", "well", "well", "404", "500", "503")))
+    def own_answer(self, outcome: str) -> None:
         """The proxy's own question is answered, or not."""
         inner = self.world.inner
         post = [*inner.posts("tools/list"), *inner.posts("server/discover")][0]
-        if well:
+        if outcome == "well":
             inner.answer(post, {"tools": [], **DISCOVERED})
         else:
-            inner.refuse(post, Refusal(503, "no"))
+            inner.refuse(post, Refusal(int(outcome), "no"))
 
     @precondition(lambda self: self.questions() and not self.is_lost)
     @rule(number=st.integers(0, 9), well=st.booleans())
@@ -334,9 +338,19 @@ class Races(RuleBasedStateMachine):
             asked = [answer.get("question") for each in used for answer in each.values() if "question" in answer]
             assert len(asked) == len(set(asked)), "an answer went into two rounds"
 
+    @invariant()
+    def nothing_twice(self) -> None:
+        """What may have been carried out never counts as not sent."""
+        for loss in self.world.owner.lost:
+            unseen = {json.loads(each.raw)["id"] for each in loss.unseen}
+            assert not unseen & self.maybe_taken, unseen & self.maybe_taken
+
     def has_somebody_to_wait_for(self, identity: str) -> None:
         """A call that has not ended waits for a POST, for the client, or for what the proxy asks on its behalf."""
         inner, link = self.world.inner, self.world.link
+        if link._waiting and any(json.loads(each.raw).get("id") == identity for each in link._waiting):
+            assert inner.posts("server/discover"), "nobody asks whether the backend is there"
+            return
         call = link._calls._calls[f'"{identity}"'.encode()]
         is_posted = any(of_call(json.loads(each.raw)) == identity for each in inner.posts("tools/call"))
         is_asked = bool(call.rounds.asked)
@@ -502,6 +516,24 @@ class Bounds(SynchronousTestCase):
         world.clock.advance(0.2)
         self.assertEqual([of_call(json.loads(each.raw)) for each in inner.posts("tools/call")], [two])
         self.assertEqual(len(world.owner.answers(one)), 1, "the session need not wait for it")
+
+    def test_gateway(self) -> None:
+        """What a gateway has lost is not sent again, whoever is behind it; what comes meanwhile waits."""
+        for outcome in (None, 404, 503):
+            self.setUp()
+            owner, inner = self.world.owner, self.world.inner
+            met = self.world.call()
+            inner.refuse(inner.posts("tools/call")[0], Refusal(503, "away"))
+            held = self.world.call()
+            self.assertEqual((inner.posts("tools/call"), owner.refused), ([], []))
+            (question,) = inner.posts("server/discover")
+            if outcome is None:
+                inner.answer(question, DISCOVERED)
+                self.assertEqual([json.loads(each.raw)["id"] for each, _ in owner.refused], [met])
+                self.assertEqual([of_call(json.loads(each.raw)) for each in inner.posts("tools/call")], [held])
+            else:
+                inner.refuse(question, Refusal(outcome, "no"))
+                self.assertEqual(owner.lost, [Loss(owner.lost[0].reason, reachable=outcome == 404)])
 
     def test_nothing_left(self) -> None:
         """A closed link has no timers and no messages."""
