@@ -15,7 +15,7 @@ from mcp_proxy.backend.http import BackendClient
 from mcp_proxy.backend.outbox import Outbox
 from mcp_proxy.backend.post import OF_JSON, PostHeaders
 from mcp_proxy.backend.request import BackendRequest, ICancellable
-from mcp_proxy.backend.response import Response, shown_answer
+from mcp_proxy.backend.response import GATEWAY, Response, shown_answer
 from mcp_proxy.session.interfaces import HTTPAnswer, ILinkOwner, Loss, Outgoing, Refusal
 from mcp_proxy.timers import Timers
 from mcp_proxy.wire import jsonrpc
@@ -109,8 +109,8 @@ class HTTPSSELink:
         elif response.status != 200:
             response.abort()
             hint = " (redirects are not followed)" if 300 <= response.status < 400 else ""
-            gateway = response.status in (502, 503, 504)
-            self._lose(Loss(f"the backend answered {response.status}{hint}", reachable=not gateway))
+            is_there = response.status < GATEWAY
+            self._lose(Loss(f"the backend answered {response.status}{hint}", reachable=is_there))
         elif not response.is_event_stream:
             response.abort()
             shown = response.kind.decode("ascii", "replace")[:60] or "nothing"

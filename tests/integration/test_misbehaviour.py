@@ -31,7 +31,7 @@ class Streams(ServiceCase):
         """Answer every GET with these bytes."""
         self.backend.on_get = lambda connection, asked: connection.write(data)
 
-    async def refused(self, reason: str, **settings: Any) -> None:
+    async def refused(self, reason: str, *, is_down: bool = False, **settings: Any) -> None:
         """A session that meets such a backend after a restart, and a client that meets it first; both recover."""
         strange, self.backend.on_get = self.backend.on_get, self.backend.open_stream
         self.start(max_reconnect_attempts=2, **settings)
@@ -41,6 +41,7 @@ class Streams(ServiceCase):
         error = (await client.call())["error"]
         self.assertEqual((error["code"], error["data"]["delivered"]), (-31001, "no"))
         self.assertIn(reason, error["message"])
+        self.assertIs(self.internals()._backend.is_down, is_down)
         self.patch(http_sse, "VERDICT_WAIT", 0.1)
         newcomer = self.client(ALICE)
         await newcomer.open()
@@ -65,17 +66,17 @@ class Streams(ServiceCase):
     async def test_garbage(self) -> None:
         """Bytes that are no HTTP are a broken connection."""
         self.answer_streams(b"\x16\x03\x01\x00\xff SSH-2.0-OpenSSH\r\n\r\n\x00\xff\xfe\r\n\r\n")
-        await self.refused("")
+        await self.refused("", is_down=True)
 
     async def test_silent(self) -> None:
         """A backend that accepts and says nothing is given up in time."""
         self.backend.on_get = lambda connection, asked: None
-        await self.refused("did not answer in 0.2 s", connect_timeout=0.2)
+        await self.refused("did not answer in 0.2 s", is_down=True, connect_timeout=0.2)
 
     async def test_no_endpoint(self) -> None:
         """A stream without an endpoint event is given up in time, too."""
         self.answer_streams(STREAM_HEAD + b": hello\r\n\r\n")
-        await self.refused("sent no endpoint event", connect_timeout=0.2)
+        await self.refused("sent no endpoint event", is_down=True, connect_timeout=0.2)
 
     async def test_500(self) -> None:
         """A backend that fails is asked again."""
@@ -83,9 +84,14 @@ class Streams(ServiceCase):
         await self.refused("500")
 
     async def test_503(self) -> None:
-        """So is a gateway whose backend is away."""
+        """So is a gateway, for whose backend all clients wait together."""
         self.answer_streams(response(503, b"no healthy upstream"))
-        await self.refused("503")
+        await self.refused("503", is_down=True)
+
+    async def test_521(self) -> None:
+        """The same for one that has a status of its own for that."""
+        self.answer_streams(response(521, b"web server is down"))
+        await self.refused("521", is_down=True)
 
     async def test_404(self) -> None:
         """A backend without such a path may get one."""
@@ -101,7 +107,7 @@ class Streams(ServiceCase):
     async def test_no_url(self) -> None:
         """An endpoint that is no URL is refused."""
         self.answer_streams(STREAM_HEAD + event(b"http://[::1", b"endpoint"))
-        await self.refused("")
+        await self.refused("", is_down=True)
 
     async def test_absolute_endpoint(self) -> None:
         """An endpoint with the origin of the backend is taken."""

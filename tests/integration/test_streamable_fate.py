@@ -316,7 +316,7 @@ class Statuses(StreamableCase):
         """Where a gateway answers a ping too, what comes is held until the backend does; a call that met it is lost."""
         self.start()
         client = await self.joined()
-        for count, status in enumerate((502, 503, 504), 1):
+        for count, status in enumerate((502, 503, 504, 521), 1):
             handshakes = self.backend.posts("initialize")
             self.refuse(response(status, b"away"), "tools/call", "tools/list", "ping", "initialize", once=False)
             await client.begin(messages.call(f"met-{status}"))
