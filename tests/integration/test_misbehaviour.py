@@ -107,7 +107,7 @@ class Streams(ServiceCase):
     async def test_no_url(self) -> None:
         """An endpoint that is no URL is refused."""
         self.answer_streams(STREAM_HEAD + event(b"http://[::1", b"endpoint"))
-        await self.refused("", is_down=True)
+        await self.refused("")
 
     async def test_absolute_endpoint(self) -> None:
         """An endpoint with the origin of the backend is taken."""
