@@ -73,7 +73,8 @@ def make_service(settings: Settings, reactor: Any, max_connections: int = 0) -> 
     tally = _tally()
     target = Target.of(settings.backend_url)
     http = BackendHTTP(reactor, target, settings.connect_timeout, _trust(settings) if target.is_secure else None)
-    port = Port(reactor, target, http.client(), settings.backend_health_path, settings.connect_timeout)
+    port = Port(reactor, target, http.client(), settings.backend_health_path, settings.backend_mcp_path,
+                settings.connect_timeout)  # fmt: skip
 
     def make_sse(owner: ILinkOwner, headers: Headers) -> HTTPSSELink:
         return HTTPSSELink(
@@ -87,7 +88,10 @@ def make_service(settings: Settings, reactor: Any, max_connections: int = 0) -> 
         )
 
     def make_streamable(
-        owner: ILinkOwner, headers: Headers, is_away: Callable[[], bool] | None = None
+        owner: ILinkOwner,
+        headers: Headers,
+        try_connect: Callable[[], Deferred[None]] = port.try_connect,
+        is_away: Callable[[], bool] | None = None,
     ) -> StreamableLink:
         return StreamableLink(
             owner,
@@ -95,7 +99,7 @@ def make_service(settings: Settings, reactor: Any, max_connections: int = 0) -> 
             reactor,
             target.url + settings.backend_mcp_path,
             headers,
-            port.try_connect,
+            try_connect,
             max_event_bytes=settings.max_event_bytes,
             open_timeout=settings.connect_timeout,
             is_away=is_away,
@@ -104,12 +108,15 @@ def make_service(settings: Settings, reactor: Any, max_connections: int = 0) -> 
     def make_modern(owner: ILinkOwner, headers: Headers) -> ModernLink:
         return ModernLink(owner, make_streamable, headers, reactor, settings.connect_timeout)
 
+    def make_stateless(owner: ILinkOwner, headers: Headers) -> StreamableLink:
+        return make_streamable(owner, headers, partial(port.discover, headers), is_away)
+
     def is_away() -> bool:
         return backend.outage > 0
 
     detection = Detection(
         {Transport.SSE: make_sse, Transport.STREAMABLE: make_streamable, Transport.MODERN: make_modern},
-        partial(make_streamable, is_away=is_away),
+        make_stateless,
         None if settings.backend_transport == "auto" else Transport(settings.backend_transport),
     )
 

@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from mcp_proxy.backend.response import GATEWAY
 from mcp_proxy.session.interfaces import ILink, ILinkHolder, ISeeker, Loss
 from mcp_proxy.session.meter import NO_METER, Meter
 from mcp_proxy.timers import Timers
@@ -279,7 +280,7 @@ class Backend:
     def _try(
         self,
         tried: Callable[[], Deferred[Any]],
-        opened: Callable[[object], None],
+        opened: Callable[[Any], None],
         closed: Callable[[Failure], None],
     ) -> None:
         """Try something, unless that is being done."""
@@ -302,7 +303,15 @@ class Backend:
                 self._schedule("watch", self._jitter(self._delay), self._watch)
             self._give_turns()
         elif not self._turns:
+            self._try(lambda: self._port.ask(ANSWER_WAIT), self._page_shown, self._port_closed)
+
+    def _page_shown(self, status: int) -> None:
+        """Nobody of ours would find out whether there is more than a port."""
+        if status < GATEWAY:
             self._came_back()
+            self._turn_over()
+        else:
+            self._schedule("watch", self._jitter(self._delay), self._watch)
 
     def _port_closed(self, _: Failure) -> None:
         if self._is_down and not self._stopped:

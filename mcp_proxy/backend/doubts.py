@@ -34,9 +34,9 @@ class IDoubted(Protocol):
         """Whether there is a message of which nobody knows yet what the backend makes of it."""
 
     def ask(self, answered: Callable[[Response | None], None], *, is_gateway: bool) -> None:
-        """Ping the session; without one, see whether anybody listens (None). No answer ends the link.
+        """Ping the session; without one, see whether anybody is there (None). No answer ends the link.
 
-        :param is_gateway: it is one that listens, so only a ping tells.
+        :param is_gateway: it is one that listens, so that somebody does tells nothing.
         """
 
     def hold(self) -> None:
@@ -138,10 +138,11 @@ class Doubts:
     def _ask(self) -> None:
         if not self._is_asked:
             self._is_asked = True
-            self._link.ask(self._answered, is_gateway=self._is_held)
+            is_gateway = self._is_held
+            self._link.ask(lambda response: self._answered(response, is_gateway), is_gateway=is_gateway)
 
-    def _answered(self, response: Response | None) -> None:
-        if response is None and self._is_held:
+    def _answered(self, response: Response | None, is_gateway: bool) -> None:
+        if response is None and self._is_held and not is_gateway:
             self._is_asked = False
             self._ask()  # that somebody listens does not tell any more
             return

@@ -9,11 +9,15 @@ from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
+from mcp_proxy.backend.failures import RequestFailed
 from mcp_proxy.backend.http import BackendClient
+from mcp_proxy.backend.post import OF_A_MESSAGE
 from mcp_proxy.backend.request import nothing
-from mcp_proxy.backend.response import Response, shown_answer
+from mcp_proxy.backend.response import GATEWAY, Response, shown_answer
 from mcp_proxy.backend.target import Target, endpoint_to
+from mcp_proxy.session.bridge import to_modern
 from mcp_proxy.session.interfaces import HTTPAnswer
+from mcp_proxy.wire import revisions
 from mcp_proxy.wire.headers import Headers
 
 
@@ -40,14 +44,18 @@ class Port:
     :param reactor: makes connections and keeps time.
     :param client: asks for the health page.
     :param health_path: where that is.
+    :param mcp_path: where the MCP endpoint is.
     :param timeout: seconds until a connection attempt or a question is given up.
     """
 
-    def __init__(self, reactor: Any, target: Target, client: BackendClient, health_path: str, timeout: float) -> None:
+    def __init__(
+        self, reactor: Any, target: Target, client: BackendClient, health_path: str, mcp_path: str, timeout: float
+    ) -> None:
         self._reactor = reactor
         self._target = target
         self._client = client
         self._health_url = target.url + health_path
+        self._mcp_url = target.url + mcp_path
         self._headers: Headers = ((b"Accept", b"application/json, */*"),)
         self._timeout = timeout
         self._origin = target.origin
@@ -58,6 +66,25 @@ class Port:
 
     async def _try_connect(self) -> None:
         (await self._connect(nothing)).close()
+
+    def discover(self, headers: Headers) -> Deferred[None]:
+        """Ask the MCP endpoint what it speaks: whatever it says, a backend is there, unless a gateway says it.
+
+        :param headers: with a client's credential.
+        :raises RequestFailed: (by the Deferred) nobody is there.
+        """
+        own = (*to_modern.standing(headers), *OF_A_MESSAGE, *to_modern.Tools().headers(revisions.DISCOVER, b""))
+        question = to_modern.Client().request(b'"mcp-proxy"', revisions.DISCOVER)
+
+        def answered(response: Response) -> None:
+            if response.is_event_stream:
+                response.abort()
+            else:
+                response.discard()
+            if response.status >= GATEWAY:
+                raise RequestFailed(f"the backend answered {response.status} to a question of ours", sent=True)
+
+        return self._client.open("POST", self._mcp_url, own, question).addCallback(answered)
 
     def stand_watch(self, closed: Callable[[], None]) -> Deferred[Sentinel]:
         """Connect and stay; ``closed`` is called when the backend ends the connection.

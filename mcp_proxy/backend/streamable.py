@@ -55,7 +55,7 @@ class StreamableLink:
     :param owner: is told what happens.
     :param url: the backend's MCP endpoint.
     :param headers: what goes with every request of the session.
-    :param try_connect: fails if nobody listens.
+    :param try_connect: fails if nobody is there.
     :param open_timeout: seconds until the backend must have answered where nothing has to be worked out.
     :param is_away: for a request of a revision without sessions: whether the backend is known to be away.
     """
@@ -292,7 +292,7 @@ class StreamableLink:
             self._outbox.hold()
             self._forget(post)
             self._doubts.session_unknown(post, refusal.reason)
-        elif self._version and (status == 400 or status >= GATEWAY):
+        elif (status == 400 and self._version) or (status >= GATEWAY and (self._version or self._is_away is not None)):
             self._doubts.message_refused(post, refusal)
             self._outbox.heard(post.outgoing)
         else:
@@ -402,7 +402,7 @@ class StreamableLink:
     def ask(self, answered: Callable[[Response | None], None], *, is_gateway: bool) -> None:
         """Ping the session; without one, see whether anybody listens."""
         if not self._version or not (self.session or is_gateway):
-            self._errands.run(self._try_connect(), answered, self._unreachable)
+            self._errands.run(self._try_connect(), lambda _: answered(None), self._unreachable)
             return
         headers = (*self._headers, *OF_A_MESSAGE, *self._heads.own)
         asked = self._client.open("POST", self._url, headers, jsonrpc.request(_PING, revisions.PING))

@@ -182,6 +182,71 @@ class Restarted(ModernCase):
                 self.assertIn("result", await client.answer_to(identity))
         self.assertEqual(len(self.backend.deliveries("tools/call")), 7)
 
+    def away(self, status: int) -> None:
+        """Have a gateway answer whatever is asked, as if nobody were behind it."""
+        self.backend.health = response(status, b"away")
+        self.backend.on_post = lambda connection, asked: connection.write(response(status, b"away"))
+
+    def back(self) -> None:
+        """Somebody is behind it."""
+        self.backend.health = response(200, b"{}")
+        self.backend.on_post = self.backend.take_post
+
+    async def test_gateway(self) -> None:
+        """A call that a gateway has lost is answered with the truth, and what comes later waits for the backend."""
+        self.start()
+        client = self.visitor()
+        for count, status in enumerate((502, 503, 504, 521), 1):
+            self.away(status)
+            await client.request(modern.request("tools/list", f"list-{status}"))
+            await client.request(modern.call(f"met-{status}"))
+            self.assert_unknown(await client.answer_to(f"met-{status}"), "maybe")
+            for number in range(3):
+                await client.request(modern.call(f"held-{status}-{number}"))
+            asked = len(self.backend.asked)
+            await self.until(lambda asked=asked: len(self.backend.asked) >= asked + 4)
+            self.back()
+            for number in range(3):
+                self.assertIn("result", await client.answer_to(f"held-{status}-{number}"))
+            self.assertIn("result", await client.answer_to(f"list-{status}"))
+            self.assertEqual(len(self.backend.deliveries("tools/call")), 3 * count)
+
+    async def test_gateway_later(self) -> None:
+        """The same if nobody waits in the meantime; that a gateway listens does not mean that the backend is back."""
+        self.start()
+        client = self.visitor()
+        self.away(502)
+        self.assert_unknown(await client.call(), "maybe")
+        leaving = await client.request(modern.call("leaving"))
+        await self.until(lambda: self.internals()._backend.is_down)
+        leaving.wire.abort()
+        await self.until(lambda: not self.registry(), self.registry)
+        await self.until(lambda: any(asked.path == "/health" for asked in self.backend.asked[-2:]))
+        await client.request(modern.call("held"))
+        asked = len(self.backend.asked)
+        await self.until(lambda: len(self.backend.asked) >= asked + 2)
+        self.back()
+        self.assertIn("result", await client.answer_to("held"))
+        self.away(502)
+        self.assert_unknown(await client.call(), "maybe")
+        self.back()
+        self.assertIn("result", await client.call())
+        self.assertEqual(len(self.backend.deliveries("tools/call")), 2)
+
+    async def test_busy(self) -> None:
+        """A 503 of a backend that is there is that message's own affair: a list is repeated, a call is not."""
+        self.start()
+        client = self.visitor()
+        for method in ("tools/list", "tools/call"):
+            self.act(method, lambda stream: stream.send_raw(response(503, b"busy")))
+            answer = await client.ask(modern.request(method, method, {"name": "echo"} if "call" in method else None))
+            if method == "tools/list":
+                self.assertIn("result", answer)
+            else:
+                self.assert_unknown(answer, "maybe")
+        self.assertEqual(self.internals()._backend.outages, 0)
+        self.assertEqual(len(self.backend.deliveries("tools/call")), 1)
+
     async def test_first_of_all(self) -> None:
         """A proxy that starts before its backend holds what comes."""
         self.backend.die()
@@ -191,7 +256,7 @@ class Restarted(ModernCase):
         await self.until(lambda: self.internals()._backend.outages, "it was looked for in vain")
         await self.backend.revive()
         self.assertIn("result", await client.answer_to("early"))
-        self.assertEqual(self.backend.methods(), ["tools/call"])
+        self.assertEqual(self.backend.methods(), ["server/discover", "tools/call"])
 
     async def test_call_in_flight(self) -> None:
         """A call that was read when the backend died is answered with the truth and not repeated."""
@@ -413,7 +478,8 @@ class Leaving(ModernCase):
         await self.until(lambda: not self.registry(), self.registry)
         await self.backend.revive()
         await client.call()
-        self.assertEqual(self.backend.methods(), ["subscriptions/listen", "tools/list", "tools/call"])
+        asked = ["subscriptions/listen", "tools/list", "server/discover", "tools/call"]
+        self.assertEqual(self.backend.methods(), asked)
 
     async def test_shutdown(self) -> None:
         """A program that stops leaves nobody without a word, and no connection at the backend."""

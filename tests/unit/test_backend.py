@@ -68,6 +68,7 @@ class BackendCase(SynchronousTestCase):
         self.clock = Clock()
         self.is_open = False
         self.answers = True
+        self.page = 404
         self.asked = self.tried = 0
         self.watch: Watch | None = None
         self.tally = Tally()
@@ -96,7 +97,9 @@ class BackendCase(SynchronousTestCase):
     def ask(self, timeout: float) -> Deferred[int]:
         """Get the health page."""
         self.asked += 1
-        return succeed(404) if self.is_open and self.answers else fail(RequestFailed("no answer in time", sent=True))
+        return (
+            succeed(self.page) if self.is_open and self.answers else fail(RequestFailed("no answer in time", sent=True))
+        )
 
     def make_link(self, owner: Any, headers: Any) -> Any:
         """Not asked for here."""
@@ -213,6 +216,37 @@ class Outages(BackendCase):
         self.is_open = True
         self.advance(1)
         self.assertFalse(self.backend.is_down)
+
+    def test_nobody_waits_for_a_gateway(self) -> None:
+        """That a gateway listens is no end of an outage; whoever comes then waits for the next try."""
+        for page, answers in ((502, True), (504, True), (404, False)):
+            self.setUp()
+            self.backend.withdraw(self.down())
+            self.is_open, self.page, self.answers = True, page, answers
+            self.advance(30)
+            self.assertTrue(self.backend.is_down)
+            seeker = Seeker()
+            self.backend.seek(seeker)
+            self.assertEqual(seeker.told, [])
+            self.advance(2)
+            self.assertEqual(seeker.told, ["turn"])
+            self.backend.failed(seeker, REFUSED)
+            self.page, self.answers = 404, True
+            self.advance(2)
+            self.assertFalse(self.backend.is_down)
+
+    def test_comes_while_it_is_asked(self) -> None:
+        """A session that comes while nobody knows yet whether it is a gateway gets its turn when that is known."""
+        page: Deferred[int] = Deferred()
+        self.patch(self, "ask", lambda timeout: page)
+        self.backend.withdraw(self.down())
+        self.is_open = True
+        self.advance(0.5)
+        seeker = Seeker()
+        self.backend.seek(seeker)
+        self.assertEqual((seeker.told, self.backend.is_down), ([], True))
+        page.callback(200)
+        self.assertEqual((seeker.told, self.backend.is_down), (["turn"], False))
 
     def test_gave_up(self) -> None:
         """After the last attempt those who wait are told, once, and a later recovery is still noticed."""
