@@ -1,8 +1,8 @@
 """What a modern link listens for: one ``subscriptions/listen``, made anew whenever its session wants something else.
 
 The next stream is acknowledged before the one before it is closed, so nothing falls between them. A stream that ends is
-asked for again, less and less often; whatever it would have brought may have happened meanwhile, so that is told. One
-that would have brought nothing is not asked for again.
+asked for again, less and less often; whatever it would have brought may have happened meanwhile, and the backend may
+have been restarted with other lists, so all that is told. One that would have brought nothing is not asked for again.
 """
 
 from __future__ import annotations
@@ -202,17 +202,16 @@ class Subscriber:
         self._close(before)
         if self._has_missed:
             self._has_missed = False
-            self._tell_missed(honoured, uris)
+            self._tell_missed(uris)
         waiting, stream.waiting = stream.waiting, []
         self._granted(waiting, {uri for uri in self._uris if uri not in uris})
         self._settle()
         if self._is_stale:
             self._open()
 
-    def _tell_missed(self, honoured: dict[str, Any], uris: list[str]) -> None:
-        for name, notification in _LISTS.values():
-            if honoured.get(name):
-                self._link.tell(jsonrpc.parse(jsonrpc.notification(notification)))
+    def _tell_missed(self, uris: list[str]) -> None:
+        for name in self._lists:  # also of those that it never tells of: it may be another backend that is back already
+            self._link.tell(jsonrpc.parse(jsonrpc.notification(_LISTS[name][1])))
         for uri in uris:
             self._link.tell(jsonrpc.parse(jsonrpc.notification(revisions.RESOURCE_UPDATED, {"uri": uri})))
 

@@ -470,6 +470,19 @@ class Bounds(SynchronousTestCase):
         self.assertEqual(self.world.owner.answers(1), [messages.result(1, {})])
         self.assertEqual(self.world.owner.told("notifications/resources/updated"), [])
 
+    def test_restarted_unnoticed(self) -> None:
+        """A backend that tells nothing of its lists has others when it is quickly back, and that is told."""
+        world, inner = self.world, self.world.inner
+        world.send(messages.request("resources/subscribe", 1, {"uri": "a"}))
+        world.clock.advance(0)
+        for _ in range(2):
+            (*_, post) = inner.posts("subscriptions/listen")
+            inner.say(post, modern.acknowledged(json.loads(post.raw)["id"], resourceSubscriptions=["a"]))
+            inner.refuse(post, Refusal(0, "the answer was cut off"))
+            world.clock.advance(1)
+        for method in ("notifications/tools/list_changed", "notifications/resources/updated"):
+            self.assertEqual(len(world.owner.told(method)), 1, method)
+
     def test_not_delayed(self) -> None:
         """However seldom a stream that ends is asked for again, who subscribes need not wait for that."""
         inner, clock = self.world.inner, self.world.clock
