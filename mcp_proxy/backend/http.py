@@ -81,6 +81,39 @@ def _abort(response: Response) -> None:
     response.abort()
 
 
+class _Opening(BackendRequest):
+    """A request whose answer's head somebody waits for."""
+
+    __slots__ = ("_opened", "_sending")
+
+    def __init__(
+        self,
+        method: str,
+        url: str,
+        headers: Headers,
+        body: bytes | None,
+        opened: Deferred[Response],
+        sending: Callable[[], None],
+        *,
+        reuse: bool,
+    ) -> None:
+        super().__init__(method, url, headers, body, reuse=reuse)
+        self._opened = opened
+        self._sending = sending
+
+    def answered(self, response: Response) -> None:
+        """Here it is."""
+        self._opened.callback(response)
+
+    def failed(self, error: RequestFailed) -> None:
+        """It will not come."""
+        self._opened.errback(error)
+
+    def sending(self) -> None:
+        """It goes."""
+        self._sending()
+
+
 class BackendClient:
     """Requests of one session."""
 
@@ -129,8 +162,7 @@ class BackendClient:
             opened.errback(RequestFailed("no answer in time", sent=False))
 
         opened: Deferred[Response] = Deferred(cancel)
-        request = BackendRequest(method, url, headers, body, opened.callback, opened.errback, sending, reuse)
-        asked.append(self.ask(request))
+        asked.append(self.ask(_Opening(method, url, headers, body, opened, sending, reuse=reuse)))
         return opened
 
     def ask(self, request: BackendRequest) -> ICancellable | None:

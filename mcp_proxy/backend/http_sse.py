@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from hyperlink import URL, URLParseError
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -31,6 +29,29 @@ MAX_POSTS = 64
 ORDER_WAIT = 2.0
 #: For how many seconds, once the stream has ended, POSTs without an answer may still be refused.
 LAST_WAIT = 1.0
+
+
+class _Post(BackendRequest):
+    """One message on its way."""
+
+    __slots__ = ("_link", "outgoing")
+
+    def __init__(self, link: HTTPSSELink, outgoing: Outgoing, url: str, headers: Headers) -> None:
+        super().__init__("POST", url, headers, outgoing.raw, reuse=outgoing.repeatable)
+        self.outgoing = outgoing
+        self._link = link
+
+    def sending(self) -> None:
+        """It is about to be handed to the network."""
+        self._link.post_sending(self.outgoing)
+
+    def answered(self, response: Response) -> None:
+        """The head of the answer has come."""
+        self._link.post_answered(self.outgoing, response)
+
+    def failed(self, error: RequestFailed) -> None:
+        """There is no answer."""
+        self._link.post_failed(self, error)
 
 
 class HTTPSSELink:
@@ -223,30 +244,21 @@ class HTTPSSELink:
             self.owner.link_refused(self, outgoing, Refusal(0, "too many messages wait for the backend"))
 
     def _send_now(self, outgoing: Outgoing) -> None:
-        self._post(outgoing, reuse=outgoing.repeatable)
+        self._ask(_Post(self, outgoing, self._post_url, self._heads.of(outgoing)))
 
-    def _post(self, outgoing: Outgoing, reuse: bool) -> None:
-        self._posts[outgoing] = None
-        asked = self._client.ask(
-            BackendRequest(
-                "POST",
-                self._post_url,
-                self._heads.of(outgoing),
-                outgoing.raw,
-                answered=partial(self._posted, outgoing),
-                failed=partial(self._post_failed, outgoing, reuse),
-                sending=partial(self._sending, outgoing),
-                reuse=reuse,
-            )
-        )
-        if outgoing in self._posts:  # and has not failed already
-            self._posts[outgoing] = asked
+    def _ask(self, post: _Post) -> None:
+        self._posts[post.outgoing] = None
+        asked = self._client.ask(post)
+        if post.outgoing in self._posts:  # and has not failed already
+            self._posts[post.outgoing] = asked
 
-    def _sending(self, outgoing: Outgoing) -> None:
+    def post_sending(self, outgoing: Outgoing) -> None:
+        """A message is about to be handed to the network."""
         if not self._closed:
             self.owner.link_sent(self, outgoing)
 
-    def _posted(self, outgoing: Outgoing, response: Response) -> None:
+    def post_answered(self, outgoing: Outgoing, response: Response) -> None:
+        """The head of the answer to a POST has come."""
         if self._closed:
             response.abort()
         elif 200 <= response.status < 300:
@@ -266,9 +278,12 @@ class HTTPSSELink:
             self.owner.link_refused(self, outgoing, refusal)
         self._post_over(outgoing)
 
-    def _post_failed(self, outgoing: Outgoing, reuse: bool, error: RequestFailed) -> None:
-        if reuse and not self._closed:
-            self._post(outgoing, reuse=False)  # the idle connection was closed; this message may be repeated
+    def post_failed(self, post: _Post, error: RequestFailed) -> None:
+        """There is no answer to a POST."""
+        outgoing = post.outgoing
+        if post.reuse and not self._closed:
+            post.reuse = False  # the idle connection was closed; this message may be repeated
+            self._ask(post)
             return
         self._posts.pop(outgoing, None)
         if not self._closed:

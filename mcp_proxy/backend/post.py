@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from mcp_proxy.backend.request import ICancellable
+from mcp_proxy.backend.failures import RequestFailed
+from mcp_proxy.backend.request import BackendRequest, ICancellable
 from mcp_proxy.backend.response import Response
 from mcp_proxy.session.exchanges import Exchange
 from mcp_proxy.session.interfaces import Outgoing
@@ -22,6 +23,15 @@ class IPostOwner(Protocol):
     """Whom a POST tells what comes back; a link does this."""
 
     max_event_bytes: int
+
+    def post_sending(self, post: Post) -> None:
+        """It is about to be handed to the network."""
+
+    def post_answered(self, post: Post, response: Response) -> None:
+        """The head of the answer has come."""
+
+    def post_failed(self, post: Post, error: RequestFailed) -> None:
+        """There is no answer."""
 
     def event_received(self, event: Event | Oversized, post: Post | None) -> None:
         """An event of its stream."""
@@ -64,8 +74,11 @@ class PostHeaders:
         return self._all
 
 
-class Post:
-    """One message on its way, and what comes back."""
+class Post(BackendRequest):
+    """One message on its way, and what comes back.
+
+    :param headers: all that goes with it.
+    """
 
     __slots__ = (
         "_body",
@@ -85,7 +98,8 @@ class Post:
         "session",
     )
 
-    def __init__(self, link: IPostOwner, outgoing: Outgoing) -> None:
+    def __init__(self, link: IPostOwner, outgoing: Outgoing, url: str, headers: Headers) -> None:
+        super().__init__("POST", url, headers, outgoing.raw, reuse=outgoing.repeatable)
         self.outgoing = outgoing
         self.identity = _id_of(outgoing)
         self.request: ICancellable | None = None
@@ -114,6 +128,19 @@ class Post:
         """Whether a message is the answer; an error may lack the id."""
         is_response = message.kind is Kind.RESPONSE
         return is_response and (message.id == self.identity or (message.id is None and message.is_error))
+
+    def sending(self) -> None:
+        """It is about to be handed to the network."""
+        self._link.post_sending(self)
+
+    def answered(self, response: Response) -> None:
+        """The head of the answer has come."""
+        self.request = None
+        self._link.post_answered(self, response)
+
+    def failed(self, error: RequestFailed) -> None:
+        """There is no answer."""
+        self._link.post_failed(self, error)
 
     def deliver(self, response: Response, decoder: Decoder | None) -> None:
         """The answer begins: a stream if there is a decoder for it."""

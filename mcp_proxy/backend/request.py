@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import abstractmethod
 from typing import Protocol
-
-import msgspec
 
 from mcp_proxy.backend.failures import RequestFailed
 from mcp_proxy.backend.response import Response
@@ -16,23 +14,35 @@ def nothing() -> None:
     """Nobody needs to know."""
 
 
-class BackendRequest(msgspec.Struct, frozen=True, eq=False):
-    """What is asked, and who is told what comes of it. (A struct, for these are made fastest.)
+class BackendRequest:
+    """What is asked, and told what comes of it: :meth:`answered` or :meth:`failed`.
 
-    ``answered`` is called with the head of the answer, or ``failed`` if there is none; one of them once, perhaps before
-    asking has returned, and neither after it was cancelled. ``sending`` is called when the body is about to be handed
-    to the network. ``reuse``: an idle connection will do that the backend may be about to close; nobody may know then
-    whether the request got through, so only what can be repeated may be sent so.
+    One of them is called once, perhaps before asking has returned, and neither after it was cancelled.
+
+    :param reuse: an idle connection will do that the backend may be about to close; nobody may know then whether the
+        request got through, so only what can be repeated may be sent so.
     """
 
-    method: str
-    url: str
-    headers: Headers
-    body: bytes | None
-    answered: Callable[[Response], None]
-    failed: Callable[[RequestFailed], None]
-    sending: Callable[[], None] = nothing
-    reuse: bool = False
+    __slots__ = ("body", "headers", "method", "reuse", "url")
+
+    def __init__(self, method: str, url: str, headers: Headers, body: bytes | None, *, reuse: bool) -> None:
+        self.method = method
+        self.url = url
+        self.headers = headers
+        self.body = body
+        self.reuse = reuse
+
+    @abstractmethod
+    def answered(self, response: Response) -> None:
+        """The head of the answer has come."""
+
+    @abstractmethod
+    def failed(self, error: RequestFailed) -> None:
+        """There is none."""
+
+    @abstractmethod
+    def sending(self) -> None:
+        """The body is about to be handed to the network."""
 
 
 class ICancellable(Protocol):

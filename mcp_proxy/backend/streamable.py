@@ -8,7 +8,6 @@ session id tells which of the two it is.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 from attrs import evolve
 from twisted.internet.defer import Deferred
@@ -24,7 +23,6 @@ from mcp_proxy.backend.listener import Listener
 from mcp_proxy.backend.outbox import Outbox
 from mcp_proxy.backend.post import OF_A_MESSAGE, Post, PostHeaders
 from mcp_proxy.backend.remainder import Remainder
-from mcp_proxy.backend.request import BackendRequest
 from mcp_proxy.backend.response import EVENT_STREAM, GATEWAY, Response, shown_answer
 from mcp_proxy.session.interfaces import HTTPAnswer, ILinkOwner, Loss, Outgoing, Refusal
 from mcp_proxy.timers import Timers
@@ -184,33 +182,21 @@ class StreamableLink:
         if outgoing.method == revisions.INITIALIZED:  # until it is known whether there is a GET stream
             self._outbox.hold()
             self._timers.set("gate", self._open_timeout, self.listening_settled)
-        self._post(Post(self, outgoing), reuse=outgoing.repeatable)
+        post = self._posts[outgoing] = Post(self, outgoing, self._url, self._heads.of(outgoing))
+        post.request = self._client.ask(post)
 
-    def _post(self, post: Post, reuse: bool) -> None:
-        outgoing = post.outgoing
-        self._posts[outgoing] = post
-        post.request = self._client.ask(
-            BackendRequest(
-                "POST",
-                self._url,
-                self._heads.of(outgoing),
-                outgoing.raw,
-                answered=partial(self._answered, post),
-                failed=partial(self._post_failed, post, reuse),
-                sending=partial(self._sending, outgoing),
-                reuse=reuse,
-            )
-        )
-
-    def _sending(self, outgoing: Outgoing) -> None:
+    def post_sending(self, post: Post) -> None:
+        """A message is about to be handed to the network."""
         if not self._closed:
-            self.owner.link_sent(self, outgoing)
+            self.owner.link_sent(self, post.outgoing)
 
-    def _post_failed(self, post: Post, reuse: bool, error: RequestFailed) -> None:
+    def post_failed(self, post: Post, error: RequestFailed) -> None:
+        """There is no answer to a POST."""
         if self._closed or self._is_withdrawn(post):
             return
-        if reuse:
-            self._post(post, reuse=False)  # the idle connection was closed; this message may be repeated
+        if post.reuse:
+            post.reuse = False  # the idle connection was closed; this message may be repeated
+            post.request = self._client.ask(post)
         elif error.sent and post.identity is not None:
             self.broke(post, error.reason)
         else:
@@ -234,8 +220,8 @@ class StreamableLink:
 
     # -- what comes back on a POST -----------------------------------------------------------------------------
 
-    def _answered(self, post: Post, response: Response) -> None:
-        post.request = None
+    def post_answered(self, post: Post, response: Response) -> None:
+        """The head of the answer to a POST has come."""
         if self._closed or self._is_withdrawn(post):
             response.abort()
         elif not 200 <= response.status < 300:

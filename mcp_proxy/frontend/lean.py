@@ -178,6 +178,11 @@ class Connection:
         if self._is_closing:
             return
         reader = self._reader
+        is_ready = self._current is None and not (self._is_reading or self._is_full)
+        if is_ready and (request := reader.whole(data)) is not None:
+            self._began = self._since = self.factory.clock.seconds()
+            self._serve(request)
+            return
         if reader.is_between:
             self._began = self._since = self.factory.clock.seconds()
         elif reader.is_in_body:

@@ -200,6 +200,22 @@ class RequestReader:
         expects, self._expects = self._expects, False
         return expects
 
+    def whole(self, data: bytes) -> Request | None:
+        """The request that these bytes are, all of it and nothing else, if its head is like that of the last one.
+
+        None if it is not as simple as that; then they are to be fed.
+        """
+        mould, model = self._mould, self._model
+        if mould is None or model is None or self._buffer or self._request is not None:
+            return None
+        body = mould.fits(data)
+        if body < 0 or mould.length != len(data) - body or mould.length > self._max_body:
+            return None
+        self._has_skipped = False
+        request = model.again()
+        request.body = data[body:]
+        return request
+
     def next(self) -> Request | None:
         """The next request, or None as long as it is not complete.
 

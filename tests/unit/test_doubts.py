@@ -133,7 +133,7 @@ class Races(RuleBasedStateMachine):
     def post(self) -> Post:
         """A message that is under way."""
         outgoing: Any = Outgoing(b"", ())
-        return Post(self.link, outgoing)  # type: ignore[arg-type]
+        return Post(self.link, outgoing, "", ())  # type: ignore[arg-type]
 
     @precondition(lambda self: not self.is_lost)
     @rule()
@@ -216,7 +216,7 @@ class Verdicts(SynchronousTestCase):
     def world(self, session: bytes = OWN) -> tuple[Link, Doubts, Post]:
         """A link, and a message of it."""
         link = Link(session)
-        return link, link.doubts, Post(link, Outgoing(b"", ()))  # type: ignore[arg-type]
+        return link, link.doubts, Post(link, Outgoing(b"", ()), "", ())  # type: ignore[arg-type]
 
     def verdict(self, trouble: str, status: int | None, headers: Headers = (), session: bytes = OWN) -> str:
         """Return lost (the session), away (the backend), or fine."""
@@ -273,7 +273,7 @@ class Verdicts(SynchronousTestCase):
         """That somebody listens does not count any more once it is known to be a gateway."""
         link, doubts, post = self.world(b"")
         doubts.stream_broke(post, "it broke")
-        doubts.message_refused(Post(link, Outgoing(b"", ())), Refusal(503, "no"))  # type: ignore[arg-type]
+        doubts.message_refused(Post(link, Outgoing(b"", ()), "", ()), Refusal(503, "no"))  # type: ignore[arg-type]
         link.answer(None)
         self.assertEqual((link.for_gateways, link.fates), ([False, True], []))
         link.answer(503)

@@ -115,9 +115,13 @@ def read(*pieces: bytes, max_body: int = 1000, max_swallowed: int = 2000) -> Rea
     seen: list[Seen] = []
     try:
         for piece in pieces:
-            reader.feed(piece)
-            while (request := reader.next()) is not None:
+            request = reader.whole(piece)
+            if request is None:
+                reader.feed(piece)
+                request = reader.next()
+            while request is not None:
                 seen.append((request.method, request.target, request.body, request.is_persistent))
+                request = reader.next()
     except ProxyError as error:
         return Reading(tuple(seen), type(error))
     return Reading(tuple(seen), None)
@@ -398,20 +402,23 @@ class AnyBytes(SynchronousTestCase):
         if first is None or first.body is None:
             return
         second = head(other_length) if change is None else head(other_length).replace(*change)
-        again, fresh = RequestReader(1000, 2000), RequestReader(1000, 2000)
-        again.feed(head(length) + first.body)
-        again.next()
-        readings = []
-        for each in (again, fresh):
-            each.feed(second + rest)
+        again, at_once, fresh = (RequestReader(1000, 2000) for _ in range(3))
+        for each in (again, at_once):
+            each.feed(head(length) + first.body)
+            each.next()
+        readings: list[Any] = []
+        for each in (again, at_once, fresh):
+            found = at_once.whole(second + rest) if each is at_once else None
             try:
-                found = each.next()
+                if found is None:
+                    each.feed(second + rest)
+                    found = each.next()
             except ProxyError as error:
                 readings.append(type(error))
             else:
-                readings.append(found and (found.method, found.target, *found.headers, found.body, found.has_length))
-                readings.append((each.take_continue(), each.buffered, each.kept))
-        self.assertEqual(readings[: len(readings) // 2], readings[len(readings) // 2 :])
+                told = found and (found.method, found.target, *found.headers, found.body, found.has_length)
+                readings.append((told, each.take_continue(), each.buffered, each.kept, each.is_between))
+        self.assertEqual(readings, [readings[0]] * 3)
 
     def test_same_headers(self) -> None:
         """What was made of the headers of the last request serves for one that has the same."""
@@ -424,6 +431,23 @@ class AnyBytes(SynchronousTestCase):
             seen.append((id(request.headers), request.body))
         self.assertEqual(len({each[0] for each in seen}), 1)
         self.assertEqual([each[1] for each in seen], [b"1", b"22", b"333333333333"])
+
+    def test_whole(self) -> None:
+        """A request that comes as it should is read at once; not so its part, more than it, or one that is too large."""
+        head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+        reader = RequestReader(1000, 2000)
+        self.assertIsNone(reader.whole(head % 1 + b"1"), "there was none before it")
+        reader.feed(head % 1 + b"1")
+        reader.next()
+        for body in (b"", b"22", b"x" * 1000):
+            request = reader.whole(head % len(body) + body)
+            self.assertEqual(request and request.body, body)
+            self.assertTrue(reader.is_between)
+        for data in (head % 2 + b"1", head % 1 + b"12", head % 1001 + b"x" * 1001, b"\r\n" + head % 0, b""):
+            self.assertIsNone(reader.whole(data), data[-20:])
+        reader.feed(head % 2 + b"1")
+        self.assertIsNone(reader.next())
+        self.assertIsNone(reader.whole(head % 0), "it is of the body of the last")
 
     def test_given_away(self) -> None:
         """What becomes of a request does not change the next one with the same head."""
