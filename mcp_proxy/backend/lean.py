@@ -381,7 +381,8 @@ class Connection:
         """The answer is complete; the connection can serve another request if both sides want that."""
         self._finished = self._asked = None
         self._is_reused = True
-        self.pause(False)
+        if self._is_paused:
+            self.pause(False)
         if self._is_spoiled or not self._may_stay:
             self.close()
         else:

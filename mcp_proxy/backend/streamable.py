@@ -264,7 +264,7 @@ class StreamableLink:
 
     def _deliver(self, response: Response, post: Post, decoder: Decoder | None) -> None:
         post.deliver(response, decoder)
-        if post.source in self._pausers:
+        if self._pausers and post.source in self._pausers:
             response.pause()
 
     def _rejected(self, answer: HTTPAnswer, post: Post) -> None:

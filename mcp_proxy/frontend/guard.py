@@ -43,7 +43,7 @@ _HEADER_NAMES = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z, ]{1,2000}")
 _MAX_AGE = b"600"
 
 
-@frozen
+@frozen(eq=False)
 class Guard:
     """What is admitted.
 
@@ -62,7 +62,13 @@ class Guard:
         :raises OriginRefused: it comes from a page elsewhere.
         :raises HostRefused: it was sent to a name that is not ours.
         """
-        hosts, origins = once(request.headers, _hosts_and_origins)
+        origin = once(request.headers, self._origin)
+        if origin is not None and self.origins and request.path.startswith(_SHARED):
+            request.stream.shared = self._shared(origin)
+
+    def _origin(self, headers: Headers) -> str | None:
+        """That of the page that asks, if it is one; not told of who may not pass."""
+        hosts, origins = _values(headers, b"host"), _values(headers, b"origin")
         if len(hosts) != 1:
             raise HostRefused("A request has one Host header.")
         host = hosts[0]
@@ -71,8 +77,7 @@ class Guard:
         for origin in origins:
             if not self._is_our_origin(origin):
                 raise OriginRefused(f"Origin {_shown(origin)} is not allowed. Add it to ALLOWED_ORIGINS to admit it.")
-            if self.origins and request.path.startswith(_SHARED):
-                request.stream.shared = self._shared(origin)
+        return origins[-1] if origins else None
 
     def check_key(self, request: ClientRequest) -> None:
         """Let a request pass that is for the backend.
@@ -220,9 +225,8 @@ def _first(headers: Headers, name: bytes) -> bytes:
     return next((value for own, value in headers if own == name), b"")
 
 
-def _hosts_and_origins(headers: Headers) -> tuple[list[str], list[str]]:
-    hosts = [value.decode("latin-1") for name, value in headers if name == b"host"]
-    return hosts, [value.decode("latin-1") for name, value in headers if name == b"origin"]
+def _values(headers: Headers, name: bytes) -> list[str]:
+    return [value.decode("latin-1") for own, value in headers if own == name]
 
 
 @lru_cache(maxsize=1024)

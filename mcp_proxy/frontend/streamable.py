@@ -133,17 +133,17 @@ class StreamableFront:
         if not (head.is_plain and request.has_length):
             check_post_head(request)
         messages, is_batch = jsonrpc.parse_all(request.body(), self._max_batch)
-        if not is_batch and is_modern(messages[0], request.headers):
-            self._modern.post(request, messages[0])
+        first = messages[0]
+        if not is_batch and is_modern(first, request.headers):
+            self._modern.post(request, first)
             return
         if not head.is_legacy:
             _refuse_version()
-        if any(message.method == revisions.INITIALIZE for message in messages):
-            if is_batch:
-                raise NotJSONRPC("initialize must not be part of an array.")
-            if messages[0].kind is Kind.REQUEST:
-                self._initialize(request, messages[0])
-                return
+        if is_batch and any(message.method == revisions.INITIALIZE for message in messages):
+            raise NotJSONRPC("initialize must not be part of an array.")
+        if first.method == revisions.INITIALIZE and first.kind is Kind.REQUEST:
+            self._initialize(request, first)
+            return
         session, outlet = self._session(request, head.token, is_message=True)
         if is_batch and session.memory.version != revisions.BATCHING:
             raise BatchRefused("Arrays of messages exist in revision 2025-03-26 only. Send the messages one by one.")

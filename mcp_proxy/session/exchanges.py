@@ -6,7 +6,7 @@ its fate: what was not sent is sent later, whatever it is; what may have arrived
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from enum import Enum
 
 import msgspec
@@ -14,7 +14,7 @@ import msgspec
 from mcp_proxy.session.room import Allowance, Room
 from mcp_proxy.wire import revisions
 from mcp_proxy.wire.errors import Overloaded, TooManyInFlight
-from mcp_proxy.wire.headers import Headers
+from mcp_proxy.wire.headers import Headers, once, size_of
 from mcp_proxy.wire.jsonrpc import Kind, Message
 
 #: How often a safe request is sent again before it is taken to be what breaks the backend.
@@ -101,7 +101,7 @@ class Exchange(msgspec.Struct, eq=False):
     @property
     def size(self) -> int:
         """How many bytes it keeps."""
-        return len(self.message.raw) + sum(len(name) + len(value) for name, value in self.headers)
+        return len(self.message.raw) + once(self.headers, size_of)
 
 
 class Exchanges:
@@ -178,11 +178,11 @@ class Exchanges:
         if exchange.is_request and exchange.message.id is not None:
             self._requests[exchange.message.id] = exchange
 
-    def _unregister(self, exchanges: Iterable[Exchange]) -> None:
-        for exchange in exchanges:
-            if exchange.is_request and self._requests.get(exchange.message.id or b"") is exchange:
-                del self._requests[exchange.message.id or b""]
-        self._requests = self._requests or {}  # an emptied one is large
+    def _unregister(self, exchange: Exchange) -> None:
+        identity = exchange.message.id
+        if exchange.is_request and identity is not None and self._requests.get(identity) is exchange:
+            del self._requests[identity]
+            self._requests = self._requests or {}  # an emptied one is large
 
     def ready(self, now: float) -> list[Exchange]:
         """Take what is held and may be sent now, oldest first."""
@@ -201,14 +201,15 @@ class Exchanges:
         if taken:
             self.held = [exchange for exchange in self.held if not wanted(exchange)]
             self._use_room()
-            self._unregister(taken)
+            for exchange in taken:
+                self._unregister(exchange)
         return taken
 
     def answered(self, backend_id: bytes | None) -> Exchange | None:
         """Take the request that this id answers; None for an answer nobody waits for."""
         exchange = None if backend_id is None else self.in_flight.pop(backend_id, None)
         if exchange is not None:
-            self._unregister((exchange,))
+            self._unregister(exchange)
             self.in_flight = self.in_flight or {}
         return exchange
 
@@ -219,12 +220,13 @@ class Exchanges:
             self._use_room()
         if self.is_in_flight(exchange):
             del self.in_flight[exchange.backend_id]
-        self._unregister((exchange,))
+        self._unregister(exchange)
 
     def lose(self, is_repeatable: Callable[[Exchange], bool], deadline: float) -> list[Exchange]:
         """The link is lost: hold what can be sent (again); return, oldest first, what must be answered."""
         lost, self.in_flight = sorted(self.in_flight.values(), key=lambda each: each.arrived), {}
-        self._unregister(lost)
+        for exchange in lost:
+            self._unregister(exchange)
         lost = [exchange for exchange in lost if not exchange.cancelled]
         unknown = [exchange for exchange in lost if not self._may_go_again(exchange, is_repeatable)]
         back: list[Exchange] = []

@@ -119,13 +119,12 @@ class Registry:
 
         :raises UnknownSession: there is none, or it is another's.
         """
-        try:
-            return self.find(token, headers)
-        except UnknownSession:
+        session = self._sessions.get(token)
+        if session is None or not session.credentials.is_own(headers):
             session = self.find_renewing(token, headers)
             if session is None:
-                raise
-            return session
+                raise UnknownSession()
+        return session
 
     def forget(self, session: Session) -> None:
         """The session is over."""

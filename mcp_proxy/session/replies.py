@@ -138,7 +138,7 @@ class Reply:
             own = tuple((name.encode(), value.encode()) for name, value in error.answer.headers.items())
             stream.respond(error.answer.status, body, (*_JSON, *own))
         elif stream is not None:
-            stream.respond(200, body, (*_JSON, *self.headers))
+            stream.respond(200, body, _JSON + self.headers)
 
     def refuse(self, answer: HTTPAnswer) -> bool:
         """End it with what the backend said; False if it is too late for that."""

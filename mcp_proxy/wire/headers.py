@@ -31,13 +31,19 @@ def once(headers: Headers, work: Callable[[Headers], T]) -> T:
     """What a function makes of headers that depends on nothing else; for the same :class:`Fields` it is asked once."""
     if type(headers) is not Fields:
         return work(headers)
-    known = headers.known
-    if known is None:
-        known = headers.known = {}
-    elif work in known:
-        return known[work]  # type: ignore[no-any-return]
-    made = known[work] = work(headers)
-    return made
+    try:
+        return headers.known[work]  # type: ignore[index,no-any-return]
+    except (KeyError, TypeError):  # TypeError: nothing is known yet
+        made = work(headers)
+        if headers.known is None:
+            headers.known = {}
+        headers.known[work] = made
+        return made
+
+
+def size_of(headers: Headers) -> int:
+    """How many bytes they have."""
+    return sum(len(name) + len(value) for name, value in headers)
 
 
 def first_of(headers: Headers) -> dict[bytes, bytes]:

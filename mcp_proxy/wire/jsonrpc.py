@@ -22,6 +22,7 @@ MAX_SAFE_INTEGER = 2**53 - 1
 MAX_ID_BYTES = 1024
 
 _UNSET = msgspec.UNSET
+_BLANK = b" \t\r\n"
 
 
 class Kind(Enum):
@@ -103,7 +104,11 @@ def parse(raw: bytes) -> Message:
     :raises BatchRefused: it is an array.
     :raises NotJSONRPC: it is JSON but not a JSON-RPC 2.0 message; the text says why.
     """
-    head = raw.lstrip(b" \t\r\n")[:1]
+    return _parse(raw, raw.lstrip(_BLANK)[:1])
+
+
+def _parse(raw: bytes, head: bytes) -> Message:
+    """Read one message that begins with this byte."""
     if not head:
         raise EmptyBody()
     try:
@@ -132,8 +137,9 @@ def parse_all(raw: bytes, max_batch: int = 0) -> tuple[list[Message], bool]:
     :raises EmptyBody, NotJSON, NotJSONRPC: as :func:`parse`; an empty array is no message.
     :raises BatchTooLong: it has more than ``max_batch`` messages, if that is not 0.
     """
-    if raw.lstrip(b" \t\r\n")[:1] != b"[":
-        return [parse(raw)], False
+    head = raw.lstrip(_BLANK)[:1]
+    if head != b"[":
+        return [_parse(raw, head)], False
     try:
         raw.decode("utf-8")
         items = _decode_array(raw)

@@ -433,7 +433,7 @@ class AnyBytes(SynchronousTestCase):
         self.assertEqual([each[1] for each in seen], [b"1", b"22", b"333333333333"])
 
     def test_whole(self) -> None:
-        """A request that comes as it should is read at once; not so its part, more than it, or one that is too large."""
+        """A request that comes as it should is read at once; not so a part of it, more, or one that is too large."""
         head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
         reader = RequestReader(1000, 2000)
         self.assertIsNone(reader.whole(head % 1 + b"1"), "there was none before it")
