@@ -161,16 +161,18 @@ class Uplink:
         """A message of the backend's: it goes to the client, unless it is about something of ours."""
         if link is not self.link:
             return
-        if message.kind is not Kind.RESPONSE and about is None and not link.correlates:
-            about = self._courier.find_request(message)
-        if message.kind is Kind.REQUEST:
-            self._courier.deliver_request(message, about)
-        elif message.kind is Kind.NOTIFICATION:
-            self._courier.deliver_notification(message, about)
-        elif self._replay is not None and self._replay.is_own(message.id):
-            self._continue_replay(self._replay, message)
+        if message.kind is Kind.RESPONSE:
+            if self._replay is not None and self._replay.is_own(message.id):
+                self._continue_replay(self._replay, message)
+            else:
+                self._courier.deliver_answer(message)
         else:
-            self._courier.deliver_answer(message)
+            if about is None and not link.correlates:
+                about = self._courier.find_request(message)
+            if message.kind is Kind.REQUEST:
+                self._courier.deliver_request(message, about)
+            else:
+                self._courier.deliver_notification(message, about)
         if self.phase is Phase.DRAINING:
             self.drain_if_idle()
 
