@@ -92,6 +92,7 @@ class AutoLink:
 
     is_judged = False
     is_owed = True
+    is_blind = False
 
     def __init__(
         self, detection: Detection, owner: ILinkHolder, headers: Headers, order: tuple[Transport, ...]

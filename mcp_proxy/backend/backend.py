@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from mcp_proxy.backend.failures import REFUSED, RequestFailed
 from mcp_proxy.backend.response import GATEWAY
 from mcp_proxy.session.interfaces import ILink, ILinkHolder, ISeeker, Loss
 from mcp_proxy.session.meter import NO_METER, Meter
@@ -105,6 +106,7 @@ class Backend:
         self._live: set[ISeeker] = set()
         self._lost_at: float | None = None
         self._is_down = False
+        self._was_gone = False  # nobody listened when it was last asked whether it still answers
         self._strikes = 0
         self._timers = Timers(clock)
         self._probing: Deferred[Any] | None = None
@@ -149,8 +151,8 @@ class Backend:
     def succeeded(self, seeker: ISeeker) -> None:
         """A turn led to a live link."""
         self._turns.discard(seeker)
-        self._live.add(seeker)
         self._came_back()
+        self._live.add(seeker)
         if self.is_doubted:
             seeker.backend_doubted()
             self._doubt()  # nobody may be asking any more, if all that were live have left
@@ -222,11 +224,11 @@ class Backend:
 
     def _came_back(self) -> None:
         outage, attempts = self.outage, self.attempts
-        was_away = self._lost_at is not None
+        was_away, was_gone = self._lost_at is not None, self._is_down or self._was_gone
         if self.is_doubted and not was_away:
             return  # a link for a single request opens without asking anybody
         self._lost_at = None
-        self._is_down = self.spent = False
+        self._is_down = self._was_gone = self.spent = False
         self.attempts = self._strikes = 0
         self._timers.cancel("attempt", "watch")
         self._stop_trying()
@@ -242,7 +244,7 @@ class Backend:
         self.is_ending = self.is_doubted = False
         if was_away:
             for seeker in list(self._live):  # a link without a stream has not noticed that it was doubted for a reason
-                seeker.backend_not_ending()
+                seeker.backend_not_ending(was_gone=was_gone)
             self._stand_watch()
 
     def _attempt(self) -> None:
@@ -362,13 +364,16 @@ class Backend:
 
     def _answered(self, _: object) -> None:
         self._strikes = 0
+        was_gone, self._was_gone = self._was_gone, False
         self.is_ending = self.is_doubted = False
         for seeker in list(self._live):
-            seeker.backend_not_ending()
+            seeker.backend_not_ending(was_gone=was_gone)
         self._schedule("live", self._delay, self._stand_watch)
 
-    def _unanswered(self, _: Failure) -> None:
+    def _unanswered(self, failure: Failure) -> None:
         self._strikes += 1
+        error = failure.value
+        self._was_gone = self._was_gone or (isinstance(error, RequestFailed) and error.reason == REFUSED)
         if self._strikes >= STRIKES:
             self._let_go()
         self._schedule("live", min(DOUBT_PACE, self._delay), self._doubt)

@@ -16,6 +16,9 @@ from twisted.internet.error import (
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseFailed
 
+#: Nobody listens.
+REFUSED = "connection refused"
+
 
 class RequestFailed(Exception):
     """No answer came. ``sent`` tells whether the backend may have got the request all the same."""
@@ -44,7 +47,7 @@ def describe(failure: Failure) -> str:
     if isinstance(error, (CancelledError, ConnectingCancelledError)):
         return "no answer in time"
     if isinstance(error, ConnectionRefusedError):
-        return "connection refused"
+        return REFUSED
     if isinstance(error, DNSLookupError):
         return "its name cannot be resolved"
     if isinstance(error, ConnectionDone):

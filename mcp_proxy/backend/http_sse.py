@@ -65,6 +65,7 @@ class HTTPSSELink:
 
     correlates = False
     is_owed = True
+    is_blind = False
     is_judged = True
 
     def __init__(

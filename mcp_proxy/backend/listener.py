@@ -70,6 +70,11 @@ class Listener:
         self._delay = FIRST_RETRY
         self._is_paused = False
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there is such a stream."""
+        return self._response is not None
+
     def ask(self) -> None:
         """Ask for the stream."""
         self._link.get(self._last_event, self._answered, self._not_answered)

@@ -236,6 +236,11 @@ class ModernLink:
         return bool(self._waiting) or any(post.outer is not None for post in self._posts.values())
 
     @property
+    def is_blind(self) -> bool:
+        """Whether it would not notice another backend: no answer is awaited, and nothing is listened for."""
+        return not (self._posts or self._waiting)
+
+    @property
     def is_busy(self) -> bool:
         """Whether answers are awaited."""
         return self._calls.is_busy

@@ -402,6 +402,11 @@ class StreamableLink:
             self.refuse(post, Refusal(0, reason))
 
     @property
+    def is_blind(self) -> bool:
+        """Whether it would not notice another backend: it has no session there, and nothing is open."""
+        return not (self.session or self._posts or self._listener.is_open)
+
+    @property
     def has_unheard(self) -> bool:
         """Whether there is a message of which nobody knows yet what the backend makes of it."""
         return self._outbox.has_unheard

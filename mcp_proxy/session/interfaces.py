@@ -122,6 +122,7 @@ class ILink(Protocol):
 
     ``correlates``: it knows which of the backend's messages belong to which request. ``is_judged``: once it is open,
     the backend has seen the client's credentials and does not object. ``is_owed``: the backend may owe it answers.
+    ``is_blind``: nothing is open between it and the backend, so it does not notice if that is another one now.
     """
 
     correlates: bool
@@ -129,6 +130,9 @@ class ILink(Protocol):
 
     @property
     def is_owed(self) -> bool: ...
+
+    @property
+    def is_blind(self) -> bool: ...
 
     def open(self) -> None:
         """Connect; what becomes of it is told to the owner."""
@@ -260,8 +264,11 @@ class ISeeker(Protocol):
     def backend_ending(self) -> None:
         """It answers nothing new although links live."""
 
-    def backend_not_ending(self) -> None:
-        """It answers."""
+    def backend_not_ending(self, *, was_gone: bool) -> None:
+        """It answers.
+
+        :param was_gone: for a moment at least nobody was there, so it may be another one.
+        """
 
 
 class IBackend(Protocol):

@@ -252,9 +252,13 @@ class Uplink:
         """The backend waits for our stream to end before it can restart."""
         self.lifecycle.ending()
 
-    def backend_not_ending(self) -> None:
-        """It does not."""
-        self.lifecycle.not_ending()
+    def backend_not_ending(self, *, was_gone: bool) -> None:
+        """It does not; but a link that cannot notice whether it is another one now is made anew."""
+        link = self.link if was_gone and self._host.outlet.needs_handshake else None
+        if link is not None and link.is_blind and self.phase in (Phase.LIVE, Phase.DOUBTED):
+            self.lost("it was away for a moment")
+        else:
+            self.lifecycle.not_ending()
 
     # -- effects: seeking --------------------------------------------------------------------------------------
 

@@ -74,6 +74,11 @@ class StreamableCase(ServiceCase):
         registry = self.internals()._registry
         await self.until(lambda: all(session.phase.value not in ("live", "doubted") for session in registry))
 
+    async def away_for_a_moment(self) -> None:
+        """The backend dies, and the program has looked once whether it is there."""
+        self.backend.die("fin")
+        await self.until(lambda: self.internals()._backend._strikes)
+
     async def restart(self, how: How = "rst") -> None:
         """The backend dies, and comes back when that was noticed, if there was a stream to notice it by."""
         if self.backend.streams:

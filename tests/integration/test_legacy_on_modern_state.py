@@ -394,6 +394,21 @@ class Restarts(LegacyCase):
         await self.until(lambda: client.notifications(TOOLS_CHANGED))
         await self.assert_works(client)
 
+    async def test_back_at_once(self) -> None:
+        """A backend of which nobody has a stream is away for a moment only: what it has now is told all the same."""
+        self.backend.honours.clear()
+        self.start()
+        client = await self.legacy()
+        listen = self.backend.newest_listen()
+        listen.answer(messages.result(listen.message["id"], {"resultType": "complete"}))
+        await client.ask(messages.request("tools/list", "list"))
+        for count, name in enumerate(("new", "newer")):
+            await self.away_for_a_moment()
+            self.backend.tools = [*self.backend.tools, {"name": name, "inputSchema": {"type": "object"}}]
+            await self.backend.revive()
+            await self.until(lambda count=count: len(client.notifications(TOOLS_CHANGED)) == count + 1)
+        await self.assert_works(client)
+
     async def test_in_flight(self) -> None:
         """A call that died with the backend is answered with the truth; a list is asked for again."""
         self.start()

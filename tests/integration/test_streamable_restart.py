@@ -110,6 +110,20 @@ class Restart(StreamableCase):
         await self.until(lambda: client.notifications(TOOLS_CHANGED))
         self.assertEqual(len(client.notifications(TOOLS_CHANGED)), 1)
 
+    async def test_back_at_once(self) -> None:
+        """A backend without sessions and streams is away for a moment only: what it has now is told all the same."""
+        self.backend.is_stateless = True
+        self.start()
+        client = await self.joined()
+        await self.listening(client)
+        await client.ask(messages.request("tools/list", "list"))
+        await self.away_for_a_moment()
+        self.backend.tools.append({"name": "new", "inputSchema": {"type": "object"}})
+        await self.backend.revive()
+        await self.until(lambda: client.notifications(TOOLS_CHANGED))
+        self.assertEqual(len(client.notifications(TOOLS_CHANGED)), 1)
+        self.assertIn("result", await client.call())
+
     async def test_five_at_once(self) -> None:
         """Five calls that find the backend gone cause one handshake, and each is delivered once."""
         self.start()

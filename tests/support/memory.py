@@ -57,6 +57,7 @@ class FakeLink:
 
     is_judged = True
     is_owed = True
+    is_blind = False
 
     def __init__(self, backend: FakeBackend, owner: ILinkOwner, headers: Headers, stateless: bool = False) -> None:
         self.backend = backend

@@ -17,6 +17,21 @@ from mcp_proxy.wire import jsonrpc
 from mcp_proxy.wire.headers import Headers
 from mcp_proxy.wire.sse import Decoder, Event
 
+#: What the backend's view may tell a session.
+SIGNS = ("doubted", "ending", "not_ending", "was_gone")
+
+
+def signal(session: Session, sign: str) -> None:
+    """The backend seems to want to stop, does, or does not; or it was gone, which the link has not noticed."""
+    uplink: Any = session.uplink
+    if sign in ("doubted", "ending"):
+        getattr(uplink, f"backend_{sign}")()
+        return
+    was_gone = sign == "was_gone"
+    if uplink.link is not None:
+        uplink.link.is_blind = was_gone
+    uplink.backend_not_ending(was_gone=was_gone)
+
 
 class FakeLink:
     """A link; the test plays the backend."""
@@ -24,6 +39,7 @@ class FakeLink:
     correlates = False
     is_judged = True
     is_owed = True
+    is_blind = False
 
     def __init__(self, owner: ILinkOwner, headers: Headers) -> None:
         self.owner = owner

@@ -23,6 +23,7 @@ class Link(FakeLink):
 
     correlates = True
     is_owed = True
+    is_blind = False
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)

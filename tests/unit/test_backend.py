@@ -42,9 +42,9 @@ class Seeker:
         """It wants to stop."""
         self.told.append("ending")
 
-    def backend_not_ending(self) -> None:
+    def backend_not_ending(self, *, was_gone: bool) -> None:
         """It does not."""
-        self.told.append("not ending")
+        self.told.append("was gone" if was_gone else "not ending")
 
 
 class Watch:
@@ -97,9 +97,9 @@ class BackendCase(SynchronousTestCase):
     def ask(self, timeout: float) -> Deferred[int]:
         """Get the health page."""
         self.asked += 1
-        return (
-            succeed(self.page) if self.is_open and self.answers else fail(RequestFailed("no answer in time", sent=True))
-        )
+        if not self.is_open:
+            return fail(RequestFailed("connection refused", sent=False))
+        return succeed(self.page) if self.answers else fail(RequestFailed("no answer in time", sent=True))
 
     def make_link(self, owner: Any, headers: Any) -> Any:
         """Not asked for here."""
@@ -454,23 +454,38 @@ class Ending(BackendCase):
         self.assertEqual(seeker.told[:2], ["doubted", "ending"])
 
     def test_refused_once(self) -> None:
-        """Being refused for a moment ends nobody's link; it is watched again, though all that is left is links."""
+        """Being refused for a moment ends nobody's link, but it is told; and it is watched again."""
         seeker, other = self.live(), self.down()
         first = self.watch
         self.backend.withdraw(other)
         self.is_open = True
         self.advance(0.1)
-        self.assertEqual(seeker.told, ["not ending"])
+        self.assertEqual(seeker.told, ["was gone"])
         self.assertIsNot(self.watch, first)
         self.advance(60)
-        self.assertEqual(seeker.told, ["not ending"])
+        self.assertEqual(seeker.told, ["was gone"])
         self.answers = False
         self.close_watch()
         self.advance(DOUBT_PACE * STRIKES)
         self.assertEqual(seeker.told[-1], "ending")
 
+    def test_gone_for_a_moment(self) -> None:
+        """A backend that does not listen for a moment may be another one then; one that is slow is not."""
+        for is_slow in (True, False):
+            self.setUp()
+            seeker = self.live()
+            self.is_open, self.answers = is_slow, False
+            self.close_watch()
+            self.is_open = self.answers = True
+            for told in ("not ending" if is_slow else "was gone", "not ending"):
+                self.advance(DOUBT_PACE)
+                self.assertEqual(seeker.told, ["doubted", told])
+                seeker.told.clear()
+                self.advance(2.1)
+                self.close_watch()
+
     def test_back_unnoticed(self) -> None:
-        """A link without a stream does not notice an outage that others do; when they are back, it goes on as well."""
+        """A link without a stream does not notice an outage that others do; when they are back, it is told of it."""
         seeker, other = self.live(), self.live()
         self.answers = self.is_open = False
         self.close_watch()
@@ -483,7 +498,7 @@ class Ending(BackendCase):
         self.advance(3)
         self.assertEqual(other.told[-1], "turn")
         self.backend.succeeded(other)
-        self.assertEqual(seeker.told[-1], "not ending")
+        self.assertEqual((seeker.told[-1], other.told[-1]), ("was gone", "turn"), "the other one knows")
 
     def test_idle_timeout(self) -> None:
         """A backend that only closes idle connections means nothing by it; they are opened anew, but not at once."""

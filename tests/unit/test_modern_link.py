@@ -38,6 +38,7 @@ class Inner:
     correlates = True
     is_judged = False
     is_owed = True
+    is_blind = False
 
     def __init__(self, owner: ILinkOwner, headers: Headers) -> None:
         self.owner = owner

@@ -889,7 +889,7 @@ class ComingAndGoing(SessionCase):
         self.assertEqual((client.session.phase, link.queue), (Phase.DOUBTED, []))
         doubting.restore()
         self.world.backend.is_doubted = False
-        client.session.uplink.backend_not_ending()
+        client.session.uplink.backend_not_ending(was_gone=False)
         self.assertEqual(link.take()["id"], 1)  # type: ignore[index]
 
     def test_backend_stays_after_all(self) -> None:
@@ -900,8 +900,24 @@ class ComingAndGoing(SessionCase):
         client.session.uplink.backend_doubted()
         client.send(id=2, method="tools/call", params={"name": "t"})
         self.assertEqual(client.link.queue, [])
-        client.session.uplink.backend_not_ending()
+        client.session.uplink.backend_not_ending(was_gone=False)
         self.assertEqual(client.link.take()["id"], 2)  # type: ignore[index]
+
+    def test_backend_was_gone(self) -> None:
+        """A link that would not notice another backend is made anew if there may be one; what was held goes there."""
+        for is_blind in (True, False):
+            for is_doubted in (True, False):
+                client = self.world.live()
+                link = client.link
+                link.is_blind = is_blind
+                if is_doubted:
+                    client.session.uplink.backend_doubted()
+                    client.send(id=1, method="tools/call", params={"name": "t"})
+                client.session.uplink.backend_not_ending(was_gone=True)
+                self.assertEqual((link.is_closed, client.session.phase is Phase.LIVE), (is_blind, not is_blind))
+                if is_blind:
+                    link = self.world.restore(client)
+                self.assertEqual([json.loads(each.raw)["id"] for each in link.queue], [1] if is_doubted else [])
 
     def test_close(self) -> None:
         """When the session ends whoever waits is answered first, and no timer is left."""

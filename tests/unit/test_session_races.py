@@ -25,7 +25,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from mcp_proxy.session.lifecycle import Phase
 from mcp_proxy.session.outlet import MAX_EVENTS
 from mcp_proxy.session.policy import Policy
-from tests.unit.session_world import Client, World, initialize_result
+from tests.unit.session_world import SIGNS, Client, World, initialize_result, signal
 
 POLICY = Policy(max_held=4, max_held_bytes=2000, max_attempts=3, reconnect_delay=1.0)
 METHODS = ("tools/call", "tools/call", "tools/list", "resources/read", "x/unknown", "ping")
@@ -183,10 +183,10 @@ class Races(RuleBasedStateMachine):
         """A link breaks."""
         self.clients[who].link.lose()
 
-    @rule(who=WHO, sign=st.sampled_from(("doubted", "ending", "not_ending")))
+    @rule(who=WHO, sign=st.sampled_from(SIGNS))
     def ending(self, who: str, sign: str) -> None:
         """The backend seems to want to stop, does, or does not."""
-        getattr(self.clients[who].session.uplink, f"backend_{sign}")()
+        signal(self.clients[who].session, sign)
 
     @rule()
     def give_up(self) -> None:
@@ -245,7 +245,7 @@ class Races(RuleBasedStateMachine):
                     self.world.backend.give_turn(client.session.uplink)
                 if client.session.phase is Phase.CONNECTING and not client.link.is_closed:
                     client.link.accept()
-                client.session.uplink.backend_not_ending()
+                client.session.uplink.backend_not_ending(was_gone=False)
                 while client.link.queue and not client.link.is_closed:
                     self.take(who, "accepted")
                 for request in [m for m in client.link.taken if "id" in m and "method" in m]:

@@ -25,7 +25,7 @@ from mcp_proxy.session.lifecycle import Phase
 from mcp_proxy.session.policy import Policy
 from mcp_proxy.session.pool import Pool
 from mcp_proxy.session.replies import MAX_BYTES, MAX_FINISHED
-from tests.unit.session_world import World, initialize_result
+from tests.unit.session_world import SIGNS, World, initialize_result, signal
 from tests.unit.streamable_world import Backend, Client
 
 POLICY = Policy(max_held=4, max_held_bytes=2000, max_attempts=3, reconnect_delay=1.0)
@@ -281,13 +281,13 @@ class Races(RuleBasedStateMachine):
             else:
                 link.say(method="notifications/message", params={"of": who})
 
-    @rule(who=WHO, sign=st.sampled_from(("lost", "lost", "doubted", "ending", "not_ending", "gave_up")))
+    @rule(who=WHO, sign=st.sampled_from(("lost", "lost", "gave_up", *SIGNS)))
     def trouble(self, who: str, sign: str) -> None:
         """A link breaks, or the backend seems to want to stop, does, or does not; or all give up on it."""
         if sign == "lost":
             self.clients[who].link.lose()
         elif sign != "gave_up":
-            getattr(self.clients[who].session.uplink, f"backend_{sign}")()
+            signal(self.clients[who].session, sign)
         else:
             self.world.backend.spent = True
             for seeker in list(self.world.backend.waiting):
@@ -372,7 +372,7 @@ class Races(RuleBasedStateMachine):
                     self.world.backend.give_turn(client.session.uplink)
                 if client.session.phase is Phase.CONNECTING and not client.link.is_closed:
                     client.link.accept()
-                client.session.uplink.backend_not_ending()
+                client.session.uplink.backend_not_ending(was_gone=False)
                 while client.link.queue and not client.link.is_closed:
                     self.take(who, "accepted")
                 for request in [m for m in client.link.taken if "id" in m and "method" in m]:
